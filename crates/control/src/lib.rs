@@ -1,0 +1,1 @@
+//! The control plane: topology, epochs and membership in a small store.

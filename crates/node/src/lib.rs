@@ -1,0 +1,1 @@
+//! The storage node: protocol, segment store and redo behind sockets.

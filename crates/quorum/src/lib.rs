@@ -1,0 +1,1 @@
+//! Sizes, member sets, SCL -> GCL -> VCL -> VDL.

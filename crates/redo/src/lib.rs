@@ -1,0 +1,1 @@
+//! (page, record) -> page, exactly as PostgreSQL's own recovery; one module a resource manager.

@@ -1,0 +1,1 @@
+//! What the preload library and the compute daemon share: memory layout, presence maps, requests.

@@ -1,0 +1,1 @@
+//! Segments on one disk: hot log, immutable files, manifest, page versions.

@@ -1,0 +1,1 @@
+//! The LD_PRELOAD library: PostgreSQL's file calls, made durable at the quorum and filled from storage.

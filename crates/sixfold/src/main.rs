@@ -1,0 +1,2 @@
+//! The `sixfold` binary.
+fn main() {}
