@@ -1,0 +1,278 @@
+//! What the control plane knows: nodes, volumes with their groups, instances.
+
+use serde::{Deserialize, Serialize};
+use types::{Az, ClusterId, Incarnation, Lsn, NodeId, VolumeId};
+
+use crate::text;
+
+/// A node introduces itself; repeated every second or so, which is also its heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRegistration {
+    /// Its name.
+    #[serde(with = "text")]
+    pub name: NodeId,
+    /// Its availability zone; never changes for a name.
+    #[serde(with = "text")]
+    pub az: Az,
+    /// Where its peers and drivers reach it, `host:port`.
+    pub address: String,
+    /// Where its metrics are, `host:port`.
+    pub http: Option<String>,
+    /// This life of its disk.
+    #[serde(with = "text")]
+    pub incarnation: Incarnation,
+    /// The cluster that its disk belongs to; none on an empty disk.
+    #[serde(with = "text::optional")]
+    pub cluster: Option<ClusterId>,
+    /// Its process, for the operator's eyes.
+    pub pid: u32,
+}
+
+/// Answer to a [`NodeRegistration`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRegistered {
+    /// The cluster, to be written into the node's identity on first contact.
+    #[serde(with = "text")]
+    pub cluster: ClusterId,
+    /// Every segment this node is to hold. One that it does not have yet is to be created with the
+    /// `fresh` given here.
+    pub segments: Vec<SegmentPlace>,
+}
+
+/// One segment that a node is to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentPlace {
+    /// The volume.
+    #[serde(with = "text")]
+    pub volume: VolumeId,
+    /// The group.
+    pub group: u32,
+    /// Generation of its member set.
+    pub membership_epoch: u64,
+    /// The six holders, by member index.
+    pub members: Vec<Member>,
+    /// Whether an empty copy is a true copy: the segment was assigned to this very life of the
+    /// node's disk. Otherwise it is rebuilt from its peers before it votes or serves.
+    pub fresh: bool,
+}
+
+/// One of a group's six holders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The node.
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// Its availability zone.
+    #[serde(with = "text")]
+    pub az: Az,
+    /// Its address as last registered, `host:port`.
+    pub address: String,
+    /// The life of its disk as last registered.
+    #[serde(with = "text")]
+    pub incarnation: Incarnation,
+}
+
+/// A node as the control plane knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    #[serde(with = "text")]
+    pub name: NodeId,
+    /// Its availability zone.
+    #[serde(with = "text")]
+    pub az: Az,
+    /// Its address, `host:port`.
+    pub address: String,
+    /// Where its metrics are.
+    pub http: Option<String>,
+    /// The life of its disk.
+    #[serde(with = "text")]
+    pub incarnation: Incarnation,
+    /// Its process as last registered.
+    pub pid: u32,
+    /// Milliseconds since it was last heard; none when not since this control plane started.
+    pub seen_ms_ago: Option<u64>,
+}
+
+/// The cluster and its nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topology {
+    /// The cluster.
+    #[serde(with = "text")]
+    pub cluster: ClusterId,
+    /// Its nodes, by name.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// Wish for a volume; granting it again returns the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateVolume {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Bytes of pages at which a group is full; the default when none.
+    pub group_bytes: Option<u64>,
+}
+
+/// A volume and its groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// The cluster it belongs to.
+    #[serde(with = "text")]
+    pub cluster: ClusterId,
+    /// The volume.
+    #[serde(with = "text")]
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Generation of its writer; 0 before the first open.
+    pub epoch: u64,
+    /// The engine's timeline of the last writer that became ready; 0 before the first.
+    pub timeline: u32,
+    /// Generation of its list of groups.
+    pub geometry_epoch: u64,
+    /// Bytes of pages at which a group is full.
+    pub group_bytes: u64,
+    /// Whether a writer has ever become ready on it, i.e. it holds a whole database.
+    pub initialized: bool,
+    /// The instance that opened it last.
+    pub writer: Option<String>,
+    /// Its groups, ascending.
+    pub groups: Vec<GroupInfo>,
+}
+
+/// A group and its holders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// Its number.
+    pub id: u32,
+    /// Generation of its member set.
+    pub membership_epoch: u64,
+    /// The six holders, by member index.
+    pub members: Vec<Member>,
+}
+
+/// Wish to become a volume's writer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenVolume {
+    /// The instance.
+    pub instance: String,
+    /// Raise the epoch only from this one (compare-and-set); from whatever it is when none.
+    pub expected_epoch: Option<u64>,
+}
+
+/// Report of a writer that works, in its epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterReady {
+    /// Its epoch; refused when it is not the volume's current one.
+    pub epoch: u64,
+    /// The engine's timeline that it writes.
+    pub timeline: u32,
+}
+
+/// Wish for one more group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddGroup {
+    /// The writer's epoch; refused when it is not the volume's current one.
+    pub epoch: u64,
+    /// The geometry epoch that the writer knows (compare-and-set).
+    pub expected_geometry: u64,
+}
+
+/// A group just added.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupAdded {
+    /// The geometry epoch that includes it.
+    pub geometry_epoch: u64,
+    /// The group.
+    pub group: GroupInfo,
+}
+
+/// What an instance is to its volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceRole {
+    /// The one that writes.
+    Writer,
+    /// One that reads.
+    Replica,
+}
+
+/// An instance tells that it lives; sent every second or so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceHeartbeat {
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: InstanceRole,
+    /// Its zone.
+    #[serde(with = "text::optional")]
+    pub az: Option<Az>,
+    /// The volume.
+    #[serde(with = "text")]
+    pub volume: VolumeId,
+    /// The epoch it works in.
+    pub epoch: u64,
+    /// The engine's timeline it is on.
+    pub timeline: u32,
+    /// What it is doing: `opening`, `starting`, `ready`, `fenced`, `stopping`.
+    pub state: String,
+    /// Where clients connect, `host:port`.
+    pub endpoint: String,
+    /// Where its metrics are, `host:port`.
+    pub http: Option<String>,
+    /// Its database server's first process, when it runs.
+    pub pid: Option<u32>,
+    /// Its daemon.
+    pub daemon_pid: u32,
+    /// The server's data directory.
+    pub data_dir: String,
+    /// Every record up to here is quorate (a writer's).
+    #[serde(with = "text::optional")]
+    pub vcl: Option<Lsn>,
+    /// The durable point (a writer's).
+    #[serde(with = "text::optional")]
+    pub vdl: Option<Lsn>,
+    /// The low-water mark (a writer's).
+    #[serde(with = "text::optional")]
+    pub low_water_mark: Option<Lsn>,
+    /// How far it has replayed (a replica's).
+    #[serde(with = "text::optional")]
+    pub replay_lsn: Option<Lsn>,
+    /// How far behind its writer that is, milliseconds.
+    pub lag_ms: Option<u64>,
+}
+
+/// Answer to an [`InstanceHeartbeat`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// The volume's current epoch: a writer of an older one is fenced and must stop.
+    pub epoch: u64,
+    /// Its geometry epoch: newer than the one known means groups were added.
+    pub geometry_epoch: u64,
+}
+
+/// An instance as the control plane last heard it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceInfo {
+    /// What it said.
+    #[serde(flatten)]
+    pub heartbeat: InstanceHeartbeat,
+    /// Milliseconds since then.
+    pub seen_ms_ago: u64,
+}
+
+/// Everything at once, for operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlStatus {
+    /// The cluster.
+    #[serde(with = "text")]
+    pub cluster: ClusterId,
+    /// The control plane's process.
+    pub pid: u32,
+    /// Its nodes, by name.
+    pub nodes: Vec<NodeInfo>,
+    /// Its volumes, by name.
+    pub volumes: Vec<VolumeInfo>,
+    /// Its instances, by name.
+    pub instances: Vec<InstanceInfo>,
+}
