@@ -1,1 +1,11 @@
-//! Harness of the end-to-end suites.
+//! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
+//! through the commands an operator has, and clients that remember what they were promised.
+//!
+//! Reading order: [`cluster`], [`ledger`], [`tools`].
+
+pub mod cluster;
+pub mod ledger;
+pub mod tools;
+
+pub use cluster::{Cluster, Options};
+pub use ledger::Ledger;

@@ -1,0 +1,102 @@
+//! Side-by-side benchmarks of commits, reads and opening, all systems alternating in one run.
+//!
+//! The systems: stock PostgreSQL alone; stock with six hot standbys, `ANY 4`; stock with six
+//! `pg_receivewal`, `ANY 4`; Sixfold with six storage nodes. All are set up first and stay up, so
+//! that each measurement of one is followed at once by the same measurement of the next and the
+//! machine's mood is shared. Every result is a JSON line on standard output; a table follows in the
+//! file given by `--table`.
+//!
+//! Reading order: [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
+//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`].
+
+mod cpu;
+mod load;
+mod opening;
+mod report;
+mod sixfold;
+mod stock;
+mod system;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::report::Report;
+use crate::system::System;
+
+/// Measures Sixfold beside stock PostgreSQL on this machine.
+#[derive(Parser, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench --scale 50 --seconds 20\n  \
+    sixfold-bench --systems alone,sixfold --workloads tpcb-like --clients 8 --seconds 10\n  \
+    sixfold-bench --only opening")]
+pub struct Arguments {
+    /// Systems to measure, in turn.
+    #[arg(long, value_delimiter = ',', default_value = "alone,standbys6,receivers6,sixfold")]
+    systems: Vec<String>,
+    /// pgbench's built-in workloads.
+    #[arg(long, value_delimiter = ',', default_value = "tpcb-like,simple-update,select-only")]
+    workloads: Vec<String>,
+    /// Numbers of clients.
+    #[arg(long, value_delimiter = ',', default_value = "8,32")]
+    clients: Vec<u32>,
+    /// pgbench scale factor.
+    #[arg(long, default_value_t = 50)]
+    scale: u32,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 20)]
+    seconds: u32,
+    /// Rounds over all systems.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Where the table goes.
+    #[arg(long, default_value = "target/bench/benchmarks.md")]
+    table: PathBuf,
+    /// Only `load` or only `opening`.
+    #[arg(long)]
+    only: Option<String>,
+    /// The sixfold binary (default: beside this program).
+    #[arg(long)]
+    sixfold: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut report = Report::default();
+    let wants = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
+    if wants("load") {
+        let mut systems = set_up(&arguments)?;
+        for _ in 0..arguments.rounds {
+            for workload in &arguments.workloads {
+                for clients in &arguments.clients {
+                    for system in &mut systems {
+                        let seconds = arguments.seconds;
+                        report.add(load::run(system.as_mut(), workload, *clients, seconds)?)?;
+                    }
+                }
+            }
+        }
+    }
+    if wants("opening") {
+        opening::run(&arguments, &mut report)?;
+    }
+    report.write_table(&arguments.table)
+}
+
+fn set_up(arguments: &Arguments) -> Result<Vec<Box<dyn System>>> {
+    arguments
+        .systems
+        .iter()
+        .map(|name| {
+            eprintln!("setting up {name}, scale {} ...", arguments.scale);
+            let mut system: Box<dyn System> = match name.as_str() {
+                "sixfold" => Box::new(sixfold::Sixfold::up(arguments.sixfold.as_deref())?),
+                _ => Box::new(stock::Stock::up(name)?),
+            };
+            load::initialise(system.as_ref(), arguments.scale)?;
+            system.quorum().with_context(|| format!("set up {name}"))?;
+            Ok(system)
+        })
+        .collect()
+}
