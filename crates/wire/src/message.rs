@@ -55,6 +55,8 @@ pub struct Welcome {
     pub node: NodeId,
     /// This life of its disk.
     pub incarnation: Incarnation,
+    /// Availability zone letter of the node, as in [`Hello::az`].
+    pub az: u8,
 }
 
 /// Why a request was not done. Each variant tells the asker what to do now.

@@ -97,7 +97,7 @@ wire_variants!(Speaker, "speaker",
 wire_tagged!(Refusal, PageAnswer, Speaker);
 
 wire_struct!(Hello, 2 + 16 + 1 + 1, { version, cluster, from, az });
-wire_struct!(Welcome, 2 + 16, { node, incarnation });
+wire_struct!(Welcome, 2 + 16 + 1, { node, incarnation, az });
 wire_struct!(SegmentReport, 8 + 8 + 1 + 16 + 8 + 8 + 8 + 1, {
     scl, sealed, history, vdl, low_water, watermark, membership, full,
 });

@@ -56,7 +56,7 @@ proptest! {
         decoder.feed(&frame::encode_hello(&hello));
         prop_assert_eq!(decoder.next(), Ok(Some(Frame::Hello(hello.clone()))));
         if let wire::Speaker::Node { node, incarnation } = hello.from {
-            let welcome = Welcome { node, incarnation };
+            let welcome = Welcome { node, incarnation, az: hello.az };
             decoder.feed(&frame::encode_welcome(&welcome));
             prop_assert_eq!(decoder.next(), Ok(Some(Frame::Welcome(welcome))));
         }
