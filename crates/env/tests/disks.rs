@@ -1,0 +1,95 @@
+//! Both disks keep the one contract; the simulated one loses exactly what was not synced.
+
+use std::io::IoSlice;
+use std::path::Path;
+
+use env::{Disk, ErrorKind, MemDisk, Mode, Operation, RealDisk, Survive, conformance, recipes};
+
+#[test]
+fn the_real_disk_keeps_the_contract() {
+    let root = tempfile::tempdir().expect("temporary directory");
+    conformance::check_disk(&RealDisk, root.path());
+}
+
+#[test]
+fn the_simulated_disk_keeps_the_contract() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("root")).expect("directory");
+    conformance::check_disk(&disk, Path::new("root"));
+}
+
+fn content(disk: &MemDisk, name: &str) -> Option<Vec<u8>> {
+    recipes::read_all(disk, Path::new(name)).expect("reads")
+}
+
+fn one_durable_and_one_loose_write() -> MemDisk {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("d")).expect("directory");
+    let file = disk.open(Path::new("d/f"), Mode::Create).expect("file");
+    disk.sync_dir(Path::new("d")).expect("sync");
+    file.write_at_durable(0, &[IoSlice::new(&[1; 1024])]).expect("write");
+    file.write_at(1024, &[IoSlice::new(&[2; 1024])]).expect("write");
+    disk
+}
+
+#[test]
+fn a_crash_loses_only_what_was_not_synced() {
+    let disk = one_durable_and_one_loose_write();
+    assert_eq!(content(&disk.crash(Survive::Nothing), "d/f").map(|c| c.len()), Some(1024));
+    assert_eq!(content(&disk.crash(Survive::Everything), "d/f").map(|c| c.len()), Some(2048));
+    assert_eq!(content(&disk.crash(Survive::Prefix(512)), "d/f").map(|c| c.len()), Some(1536));
+    for seed in 0..50 {
+        let found = content(&disk.crash(Survive::Random(seed)), "d/f").expect("file");
+        assert_eq!(&found[..1024], &[1; 1024], "synced bytes survive");
+        assert!(found[1024..].iter().all(|b| *b == 0 || *b == 2), "sectors are old or new");
+    }
+}
+
+#[test]
+fn a_name_survives_only_once_its_directory_is_synced() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("d")).expect("directory");
+    let file = disk.open(Path::new("d/f"), Mode::Create).expect("file");
+    file.sync().expect("sync");
+    assert_eq!(content(&disk.crash(Survive::Nothing), "d/f"), None);
+    disk.sync_dir(Path::new("d")).expect("sync");
+    assert!(content(&disk.crash(Survive::Nothing), "d/f").is_some());
+}
+
+#[test]
+fn replacing_leaves_old_or_new_at_every_sync_point() {
+    let prepare = || {
+        let disk = MemDisk::new();
+        disk.create_dir(Path::new("d")).expect("directory");
+        recipes::replace(&disk, Path::new("d/f"), b"old").expect("replaces");
+        disk
+    };
+    let count = {
+        let disk = prepare();
+        let before = disk.sync_points();
+        recipes::replace(&disk, Path::new("d/f"), b"new").expect("replaces");
+        disk.sync_points() - before
+    };
+    assert!(count >= 2);
+    for point in 0..count {
+        let disk = prepare();
+        disk.freeze_at(disk.sync_points() + point);
+        assert!(recipes::replace(&disk, Path::new("d/f"), b"new").is_err());
+        for survive in (0..20).map(Survive::Random).chain([Survive::Nothing, Survive::Everything]) {
+            let found = content(&disk.crash(survive), "d/f").expect("a content");
+            assert!(found == b"old" || found == b"new", "{survive:?} left {found:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_says_so_and_keeps_what_it_has() {
+    let disk = one_durable_and_one_loose_write();
+    disk.set_capacity(Some(2048));
+    let file = disk.open(Path::new("d/f"), Mode::Write).expect("opens");
+    let error = file.write_at(2048, &[IoSlice::new(b"x")]).expect_err("full");
+    assert_eq!(error.kind, ErrorKind::Full);
+    file.write_at(0, &[IoSlice::new(b"x")]).expect("overwriting needs no space");
+    disk.set_failing(Some(Operation::Sync));
+    assert_eq!(file.sync().expect_err("failing").kind, ErrorKind::Failed);
+}
