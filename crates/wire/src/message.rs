@@ -202,20 +202,30 @@ pub enum Message {
         /// Its account.
         report: SegmentReport,
     },
-    /// Which live parts of the group end above `after`? Answered by `Tail`.
+    /// Which parts of the group that are live under `history` end above `after`? Answered by
+    /// `Tail`, or by `Refused(Forgotten)` when some of them are known durable here and no longer
+    /// listed: seal again to learn the newer durable point.
     AskTail {
         /// The segment.
         segment: SegmentId,
-        /// The asking epoch.
+        /// The asking epoch, sealed here before.
         epoch: Epoch,
+        /// The newest history the asker has found, which may be newer than the segment's own.
+        history: History,
         /// Exclusive lower bound of part ends.
         after: Lsn,
     },
-    /// The parts' metas in log order, complete up to the segment's SCL.
+    /// The parts' metas in log order, without a gap, as far as the segment holds them.
     Tail {
         /// The segment.
         segment: SegmentId,
-        /// Metas of the live parts that end above the asked position.
+        /// Last epoch of the history asked with.
+        history: Epoch,
+        /// The bound asked with.
+        after: Lsn,
+        /// End of the group's last live part at or below `after`.
+        base: Lsn,
+        /// Metas of the live parts that end above `after`.
         parts: Vec<PartMeta>,
     },
     /// Follow this history (dropping what it voids), and fill up to `until` from `peer` where

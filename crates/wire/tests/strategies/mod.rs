@@ -166,13 +166,18 @@ fn log_message() -> impl Strategy<Value = Message> {
         }),
         (segment(), epoch()).prop_map(|(segment, epoch)| Message::Seal { segment, epoch }),
         (segment(), report()).prop_map(|(segment, report)| Message::Report { segment, report }),
-        (segment(), epoch(), lsn()).prop_map(|(segment, epoch, after)| Message::AskTail {
-            segment,
-            epoch,
-            after
+        (segment(), epoch(), history(), lsn()).prop_map(|(segment, epoch, history, after)| {
+            Message::AskTail { segment, epoch, history, after }
         }),
-        (segment(), vec(meta(), 0..9))
-            .prop_map(|(segment, parts)| Message::Tail { segment, parts }),
+        (segment(), epoch(), lsn(), lsn(), vec(meta(), 0..9)).prop_map(
+            |(segment, history, after, base, parts)| Message::Tail {
+                segment,
+                history,
+                after,
+                base,
+                parts
+            }
+        ),
         (segment(), history(), span(), lsn(), node()).prop_map(
             |(segment, history, vdl, until, peer)| Message::Adopt {
                 segment,
