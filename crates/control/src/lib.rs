@@ -1,1 +1,81 @@
-//! The control plane: topology, epochs and membership in a small store.
+//! The control plane: which nodes there are, which volumes, who writes them, who holds their groups.
+//!
+//! One process over one small store. It is never on the path of a commit or of a page read: data
+//! stays safe without it because the nodes enforce epochs themselves; what stops without it is
+//! change (opening, adding a group, new nodes).
+//!
+//! Reading order: [`state`] (what is remembered), [`placement`] and [`decide`] (pure: state and wish
+//! in, changes and answer out), [`store`] (changes made durable), [`service`] (the order of these),
+//! [`nodes`] (segments created at nodes), [`api`] (HTTP).
+
+mod api;
+mod decide;
+mod nodes;
+mod placement;
+mod service;
+mod state;
+mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use telemetry::{HttpServer, Metrics, serve_http};
+
+pub use nodes::{LinkNodes, Nodes};
+pub use service::Service;
+
+/// How to run a control plane.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Its directory; created when missing.
+    pub dir: PathBuf,
+    /// Where it listens, `host:port`.
+    pub listen: String,
+}
+
+/// A running control plane; it stops when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    http: HttpServer,
+    service: Arc<Service>,
+}
+
+impl Control {
+    /// Opens the store and listens.
+    ///
+    /// # Errors
+    /// When the directory is not a control plane's, is in use, or the address is taken.
+    pub fn start(config: &ControlConfig, nodes: Arc<dyn Nodes>) -> anyhow::Result<Control> {
+        let metrics = Metrics::new("control", "control");
+        let store = store::Store::open(&config.dir)?;
+        let service = Arc::new(Service::new(store, nodes, &metrics)?);
+        let http = serve_http(&config.listen, &metrics, api::routes(Arc::clone(&service)))?;
+        service.start_retries()?;
+        tracing::info!(address = %http.address(), cluster = %service.cluster(), "control plane listens");
+        Ok(Control { http, service })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.http.address()
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.service.stop();
+    }
+}
+
+/// Runs a control plane until `wait_for_stop` returns.
+///
+/// # Errors
+/// Those of [`Control::start`].
+pub fn run(config: &ControlConfig, wait_for_stop: impl FnOnce()) -> anyhow::Result<()> {
+    let control = Control::start(config, Arc::new(LinkNodes))?;
+    wait_for_stop();
+    drop(control);
+    tracing::info!("control plane stopped");
+    Ok(())
+}

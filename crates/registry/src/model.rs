@@ -240,6 +240,9 @@ pub struct InstanceHeartbeat {
     pub replay_lsn: Option<Lsn>,
     /// How far behind its writer that is, milliseconds.
     pub lag_ms: Option<u64>,
+    /// Bytes of batches made for one copy since the daemon started (a writer's).
+    #[serde(default)]
+    pub shipped_bytes_per_copy: Option<u64>,
 }
 
 /// Answer to an [`InstanceHeartbeat`].

@@ -1,0 +1,212 @@
+//! Segments created at nodes: orders out, confirmations in.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use registry::SegmentPlace;
+use types::{
+    ClusterId, GroupId, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId, WRITE_QUORUM,
+};
+use wire::SegmentSpec;
+
+use crate::decide::segment_place;
+use crate::state::{GroupRecord, State};
+
+/// Longest wait for the nodes of a new group.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last two may be late once four have answered.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// The nodes, as the control plane speaks to them.
+pub trait Nodes: Send + Sync {
+    /// Orders the node at `address` to hold a segment; returns the life of its disk once it does,
+    /// durably. Repeating an order that was carried out changes nothing.
+    ///
+    /// # Errors
+    /// A sentence saying why it does not.
+    fn create(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        timeout: Duration,
+        spec: SegmentSpec,
+    ) -> Result<Incarnation, String>;
+}
+
+/// One node is to hold one segment.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub node: NodeId,
+    pub address: String,
+    /// The life of its disk as registered when the order was made.
+    pub incarnation: Incarnation,
+    pub place: SegmentPlace,
+}
+
+/// One node holds one segment, in this life of its disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Confirmed {
+    pub node: NodeId,
+    pub group: u32,
+    pub incarnation: Incarnation,
+}
+
+/// Orders for every member of a group.
+pub(crate) fn orders(state: &State, volume: VolumeId, group: &GroupRecord) -> Vec<Order> {
+    let members = group.members.iter();
+    orders_for(state, members.map(|member| (volume, group.id, member.node)))
+}
+
+/// Orders for these segments.
+pub(crate) fn orders_for(
+    state: &State,
+    segments: impl Iterator<Item = (VolumeId, u32, NodeId)>,
+) -> Vec<Order> {
+    let order = |(volume, group, name): (VolumeId, u32, NodeId)| {
+        let node = state.nodes.get(&name)?;
+        let group = state.volumes.get(&volume)?.all_groups().find(|found| found.id == group)?;
+        let member = group.members.iter().find(|member| member.node == name)?;
+        let place = segment_place(state, volume, group, member)?;
+        let (address, incarnation) = (node.address.clone(), node.incarnation);
+        Some(Order { node: name, address, incarnation, place })
+    };
+    segments.filter_map(order).collect()
+}
+
+/// Carries out one order.
+///
+/// A node that answers in another life than it was known in is not confirmed: the order's `fresh`
+/// may be wrong for it. It registers again, and is asked again.
+pub(crate) fn create(
+    nodes: &dyn Nodes,
+    cluster: ClusterId,
+    order: &Order,
+) -> Result<Confirmed, String> {
+    let place = &order.place;
+    let spec = SegmentSpec {
+        segment: SegmentId { volume: place.volume, group: GroupId(place.group) },
+        membership: MembershipEpoch(place.membership_epoch),
+        members: place.members.iter().map(|member| (member.node, member.address.clone())).collect(),
+        fresh: place.fresh,
+    };
+    let life = nodes.create(cluster, &order.address, ANSWER_TIMEOUT, spec)?;
+    if life != order.incarnation {
+        return Err(format!("node {} has come back with another disk meanwhile", order.node));
+    }
+    Ok(Confirmed { node: order.node, group: place.group, incarnation: life })
+}
+
+/// Carries out the orders at once; returns when four are confirmed (and a moment later), or when no
+/// more can be. One slow node does not hold up the others.
+pub(crate) fn create_at_quorum(
+    nodes: &Arc<dyn Nodes>,
+    cluster: ClusterId,
+    orders: Vec<Order>,
+) -> Vec<Confirmed> {
+    let (send, answers) = mpsc::channel();
+    for order in orders {
+        let (nodes, send) = (Arc::clone(nodes), send.clone());
+        let work = move || {
+            let answer = create(&*nodes, cluster, &order);
+            if let Err(reason) = &answer {
+                tracing::warn!(node = %order.node, group = order.place.group, reason, "segment not created yet");
+            }
+            // Nobody listens once four have answered; the retry finds out what this one did.
+            drop(send.send(answer));
+        };
+        if let Err(error) = std::thread::Builder::new().name("create".to_owned()).spawn(work) {
+            tracing::error!(%error, "cannot start a thread to ask a node");
+        }
+    }
+    drop(send);
+    collect(&answers)
+}
+
+fn collect(answers: &mpsc::Receiver<Result<Confirmed, String>>) -> Vec<Confirmed> {
+    let mut confirmed = Vec::new();
+    let mut deadline = Instant::now() + ANSWER_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match answers.recv_timeout(left) {
+            Ok(Ok(one)) => {
+                confirmed.push(one);
+                if confirmed.len() == WRITE_QUORUM {
+                    deadline = deadline.min(Instant::now() + GRACE);
+                }
+            }
+            Ok(Err(_)) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return confirmed,
+        }
+    }
+}
+
+/// Nodes over the network.
+#[derive(Debug)]
+pub struct LinkNodes;
+
+impl Nodes for LinkNodes {
+    fn create(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        timeout: Duration,
+        spec: SegmentSpec,
+    ) -> Result<Incarnation, String> {
+        let (incarnation, answer) =
+            exchange(cluster, address, timeout, &wire::Message::CreateSegment(spec))
+                .map_err(|error| format!("{address}: {error}"))?;
+        match answer {
+            wire::Message::Done => Ok(incarnation),
+            wire::Message::Refused(refusal) => Err(refusal.to_string()),
+            _ => Err(format!("{address} answered another question")),
+        }
+    }
+}
+
+/// One question and its answer on a connection of its own.
+fn exchange(
+    cluster: ClusterId,
+    address: &str,
+    timeout: Duration,
+    message: &wire::Message,
+) -> std::io::Result<(Incarnation, wire::Message)> {
+    use std::io::{Error, ErrorKind, Read as _, Write as _};
+    use std::net::{TcpStream, ToSocketAddrs as _};
+    let unexpected = || Error::new(ErrorKind::InvalidData, "an answer of another kind");
+    let target = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
+    let mut stream = TcpStream::connect_timeout(&target, timeout)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    let hello = wire::Hello {
+        version: wire::PROTOCOL_VERSION,
+        cluster,
+        from: wire::Speaker::Control,
+        az: 0,
+    };
+    let mut decoder = wire::Decoder::new();
+    let next = |stream: &mut TcpStream, decoder: &mut wire::Decoder| loop {
+        if let Some(frame) = decoder.next().map_err(|e| Error::new(ErrorKind::InvalidData, e))? {
+            return Ok::<_, Error>(frame);
+        }
+        let mut buffer = [0; 4096];
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        decoder.feed(buffer.get(..count).unwrap_or_default());
+    };
+    stream.write_all(&wire::frame::encode_hello(&hello))?;
+    let incarnation = match next(&mut stream, &mut decoder)? {
+        wire::Frame::Welcome(welcome) => welcome.incarnation,
+        wire::Frame::Refusal(refusal) => return Err(Error::other(refusal)),
+        _ => return Err(unexpected()),
+    };
+    decoder.established();
+    stream.write_all(&wire::frame::encode(1, message))?;
+    match next(&mut stream, &mut decoder)? {
+        wire::Frame::Message { message, .. } => Ok((incarnation, message)),
+        _ => Err(unexpected()),
+    }
+}

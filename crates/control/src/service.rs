@@ -1,0 +1,347 @@
+//! Wishes carried out: decide, make durable, act, answer. Blocking; called from HTTP's worker threads.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use registry::{
+    AddGroup, ControlStatus, CreateVolume, GroupAdded, HeartbeatAnswer, InstanceHeartbeat,
+    InstanceInfo, NodeInfo, NodeRegistered, NodeRegistration, OpenVolume, Problem, ProblemCode,
+    Topology, VolumeInfo, WriterReady,
+};
+use telemetry::Metrics;
+use types::{ClusterId, NodeId, VolumeId};
+
+use crate::decide::{self, problem};
+use crate::nodes::{self, Nodes};
+use crate::state::{Change, State};
+use crate::store::{Store, random_id};
+
+/// A node not heard for this long is placed last.
+const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// How often unconfirmed segments are tried again.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
+
+/// The control plane's operations.
+pub struct Service {
+    inner: Mutex<Inner>,
+    nodes: Arc<dyn Nodes>,
+    retries: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    gauges: Gauges,
+}
+
+struct Inner {
+    store: Store,
+    state: State,
+    /// When each node was last heard, in this life of the process.
+    heard: BTreeMap<NodeId, Instant>,
+    instances: BTreeMap<String, (InstanceHeartbeat, Instant)>,
+}
+
+struct Gauges {
+    nodes: Gauge,
+    volumes: Gauge,
+    unconfirmed: Gauge,
+    opens: Counter,
+    groups_added: Counter,
+    refusals: Counter,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service")
+    }
+}
+
+impl Inner {
+    /// Makes changes durable, then believes them (rule C1).
+    fn commit(&mut self, changes: Vec<Change>) -> Result<(), Problem> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(&changes).map_err(|error| {
+            tracing::error!(error = format!("{error:#}"), "the store refuses changes");
+            problem(ProblemCode::Internal, format!("the control plane's store failed: {error:#}"))
+        })?;
+        changes.into_iter().for_each(|change| self.state.apply(change));
+        Ok(())
+    }
+
+    fn alive(&self) -> impl Fn(NodeId) -> bool + '_ {
+        |node| self.heard.get(&node).is_some_and(|heard| heard.elapsed() < SILENT_AFTER)
+    }
+
+    fn volume_info(&self, id: VolumeId) -> Result<VolumeInfo, Problem> {
+        decide::find(&self.state, id).map(|volume| decide::volume_info(&self.state, volume))
+    }
+
+    fn node_infos(&self) -> Vec<NodeInfo> {
+        let infos = self.state.nodes.values().map(|node| NodeInfo {
+            name: node.name,
+            az: node.az,
+            address: node.address.clone(),
+            http: node.http.clone(),
+            incarnation: node.incarnation,
+            pid: node.pid,
+            seen_ms_ago: self.heard.get(&node.name).map(|heard| milliseconds(heard.elapsed())),
+        });
+        infos.collect()
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Service {
+    /// Loads the store.
+    pub(crate) fn new(
+        store: Store,
+        nodes: Arc<dyn Nodes>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Service> {
+        let state = store.load()?;
+        let gauges = Gauges {
+            nodes: metrics.gauge("control_nodes", "Registered nodes"),
+            volumes: metrics.gauge("control_volumes", "Volumes"),
+            unconfirmed: metrics.gauge(
+                "control_segments_unconfirmed",
+                "Segments that their node has not confirmed in its present life",
+            ),
+            opens: metrics.counter("control_opens", "Epochs given out"),
+            groups_added: metrics.counter("control_groups_added", "Groups added"),
+            refusals: metrics.counter("control_refusals", "Requests refused"),
+        };
+        let inner = Inner { store, state, heard: BTreeMap::new(), instances: BTreeMap::new() };
+        let service =
+            Service { inner: Mutex::new(inner), nodes, retries: Mutex::new(None), gauges };
+        service.measure(&service.lock());
+        Ok(service)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // State changes by whole records after they are durable, so it is whole even after a panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn measure(&self, inner: &Inner) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.gauges.nodes.set(count(inner.state.nodes.len()));
+        self.gauges.volumes.set(count(inner.state.volumes.len()));
+        self.gauges.unconfirmed.set(count(decide::unconfirmed(&inner.state).len()));
+    }
+
+    pub(crate) fn refused(&self) {
+        self.gauges.refusals.inc();
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.lock().state.cluster
+    }
+
+    pub(crate) fn register(&self, node: &NodeRegistration) -> Result<NodeRegistered, Problem> {
+        let mut inner = self.lock();
+        let changes = decide::register(&inner.state, node)?;
+        if !changes.is_empty() {
+            tracing::info!(node = %node.name, az = %node.az, address = node.address, incarnation = %node.incarnation, "node registered");
+        }
+        inner.commit(changes)?;
+        inner.heard.insert(node.name, Instant::now());
+        self.measure(&inner);
+        Ok(decide::registered(&inner.state, node.name))
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        let inner = self.lock();
+        Topology { cluster: inner.state.cluster, nodes: inner.node_infos() }
+    }
+
+    pub(crate) fn volumes(&self) -> Vec<VolumeInfo> {
+        let inner = self.lock();
+        let volumes = inner.state.volumes.values();
+        let mut infos: Vec<_> =
+            volumes.map(|volume| decide::volume_info(&inner.state, volume)).collect();
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        infos
+    }
+
+    pub(crate) fn volume(&self, id: VolumeId) -> Result<VolumeInfo, Problem> {
+        self.lock().volume_info(id)
+    }
+
+    pub(crate) fn create_volume(&self, wish: &CreateVolume) -> Result<VolumeInfo, Problem> {
+        let random =
+            random_id().map_err(|error| problem(ProblemCode::Internal, format!("{error:#}")))?;
+        let id = {
+            let mut inner = self.lock();
+            let decided = decide::create(&inner.state, wish, VolumeId(random), inner.alive());
+            let (id, change) = decided?;
+            inner.commit(change.into_iter().collect())?;
+            id
+        };
+        self.create_segments(id);
+        let mut inner = self.lock();
+        if decide::find(&inner.state, id)?.groups.is_empty() {
+            let change = decide::join_group(&inner.state, id, None)?;
+            inner.commit(change.into_iter().collect())?;
+            tracing::info!(volume = wish.name, %id, "volume created");
+        }
+        self.measure(&inner);
+        inner.volume_info(id)
+    }
+
+    pub(crate) fn open(&self, id: VolumeId, wish: &OpenVolume) -> Result<VolumeInfo, Problem> {
+        let mut inner = self.lock();
+        let change = decide::open(&inner.state, id, wish)?;
+        inner.commit(vec![change])?;
+        self.gauges.opens.inc();
+        let info = inner.volume_info(id)?;
+        tracing::info!(
+            volume = info.name,
+            epoch = info.epoch,
+            instance = wish.instance,
+            "volume opened"
+        );
+        Ok(info)
+    }
+
+    pub(crate) fn ready(
+        &self,
+        id: VolumeId,
+        report: &WriterReady,
+        initialized: bool,
+    ) -> Result<VolumeInfo, Problem> {
+        let mut inner = self.lock();
+        let change = decide::ready(&inner.state, id, report, initialized)?;
+        inner.commit(vec![change])?;
+        inner.volume_info(id)
+    }
+
+    pub(crate) fn add_group(&self, id: VolumeId, wish: &AddGroup) -> Result<GroupAdded, Problem> {
+        {
+            let mut inner = self.lock();
+            let change = decide::assign_group(&inner.state, id, wish, inner.alive())?;
+            inner.commit(change.into_iter().collect())?;
+        }
+        self.create_segments(id);
+        let mut inner = self.lock();
+        let change = decide::join_group(&inner.state, id, Some(wish))?;
+        inner.commit(change.into_iter().collect())?;
+        self.gauges.groups_added.inc();
+        self.measure(&inner);
+        let info = inner.volume_info(id)?;
+        let group = info.groups.last().cloned();
+        let group =
+            group.ok_or_else(|| problem(ProblemCode::Internal, "the group has vanished"))?;
+        tracing::info!(
+            volume = info.name,
+            group = group.id,
+            geometry = info.geometry_epoch,
+            "group added"
+        );
+        Ok(GroupAdded { geometry_epoch: info.geometry_epoch, group })
+    }
+
+    /// Asks the members of a volume's pending group to hold it; returns when four do, or none is
+    /// left to wait for. What they confirmed is noted; what is missing is tried again later.
+    fn create_segments(&self, id: VolumeId) {
+        let (cluster, orders) = {
+            let inner = self.lock();
+            let volume = inner.state.volumes.get(&id);
+            let Some(group) = volume.and_then(|volume| volume.pending.as_ref()) else { return };
+            (inner.state.cluster, nodes::orders(&inner.state, id, group))
+        };
+        let confirmed = nodes::create_at_quorum(&self.nodes, cluster, orders);
+        self.note(id, confirmed);
+    }
+
+    fn note(&self, id: VolumeId, confirmed: Vec<nodes::Confirmed>) {
+        let mut inner = self.lock();
+        for one in confirmed {
+            let noted =
+                decide::confirm(&inner.state, id, one.group, &[(one.node, one.incarnation)])
+                    .and_then(|change| inner.commit(change.into_iter().collect()));
+            if let Err(problem) = noted {
+                // The node holds it all the same; the retry asks again, which changes nothing there.
+                tracing::warn!(volume = %id, group = one.group, node = %one.node, problem = problem.message, "confirmation not noted");
+            }
+        }
+    }
+
+    pub(crate) fn heartbeat(&self, beat: InstanceHeartbeat) -> Result<HeartbeatAnswer, Problem> {
+        let mut inner = self.lock();
+        let volume = decide::find(&inner.state, beat.volume)?;
+        let answer = HeartbeatAnswer { epoch: volume.epoch, geometry_epoch: volume.geometry_epoch };
+        inner.instances.insert(beat.name.clone(), (beat, Instant::now()));
+        Ok(answer)
+    }
+
+    pub(crate) fn status(&self) -> ControlStatus {
+        let volumes = self.volumes();
+        let inner = self.lock();
+        let instances = inner.instances.values().map(|(heartbeat, heard)| InstanceInfo {
+            heartbeat: heartbeat.clone(),
+            seen_ms_ago: milliseconds(heard.elapsed()),
+        });
+        ControlStatus {
+            cluster: inner.state.cluster,
+            pid: std::process::id(),
+            nodes: inner.node_infos(),
+            volumes,
+            instances: instances.collect(),
+        }
+    }
+
+    /// Starts the thread that tries unconfirmed segments again.
+    pub(crate) fn start_retries(self: &Arc<Service>) -> anyhow::Result<()> {
+        let (stop, stopped) = mpsc::channel();
+        let service = Arc::downgrade(self);
+        let thread = std::thread::Builder::new()
+            .name("retry".to_owned())
+            .spawn(move || {
+                while stopped.recv_timeout(RETRY_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    let Some(service) = service.upgrade() else { return };
+                    service.retry_once();
+                }
+            })
+            .context("cannot start the retry thread")?;
+        *self.retries.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, thread));
+        Ok(())
+    }
+
+    /// Ends that thread.
+    pub(crate) fn stop(&self) {
+        let running = self.retries.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, thread)) = running {
+            drop(stop);
+            if thread.join().is_err() {
+                tracing::error!("the retry thread had panicked");
+            }
+        }
+    }
+
+    fn retry_once(&self) {
+        let (cluster, orders) = {
+            let inner = self.lock();
+            self.measure(&inner);
+            let alive = inner.alive();
+            let missing = decide::unconfirmed(&inner.state).into_iter();
+            let orders = missing.filter(|(_, _, node)| alive(*node));
+            (inner.state.cluster, nodes::orders_for(&inner.state, orders))
+        };
+        for order in orders {
+            let volume = order.place.volume;
+            match nodes::create(&*self.nodes, cluster, &order) {
+                Ok(confirmed) => self.note(volume, vec![confirmed]),
+                Err(reason) => {
+                    tracing::debug!(%volume, group = order.place.group, node = %order.node, reason, "segment not created yet");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the control plane remembers: records of nodes, volumes and groups. Values only.
+
+use std::collections::BTreeMap;
+
+use registry::text;
+use serde::{Deserialize, Serialize};
+use types::{Az, ClusterId, Incarnation, NodeId, VolumeId};
+
+/// A node that has registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeRecord {
+    #[serde(with = "text")]
+    pub name: NodeId,
+    #[serde(with = "text")]
+    pub az: Az,
+    pub address: String,
+    pub http: Option<String>,
+    #[serde(with = "text")]
+    pub incarnation: Incarnation,
+    pub pid: u32,
+}
+
+/// One place of a group's member set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MemberRecord {
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// The life of the node's disk that the segment was assigned to. Written before the segment is
+    /// created anywhere: a node that comes back with another life has lost it and must rebuild (C3).
+    #[serde(with = "text")]
+    pub assigned: Incarnation,
+    /// The life of the node's disk that confirmed holding it.
+    #[serde(with = "text::optional")]
+    pub created: Option<Incarnation>,
+}
+
+/// A protection group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub id: u32,
+    pub membership_epoch: u64,
+    pub members: Vec<MemberRecord>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VolumeRecord {
+    #[serde(with = "text")]
+    pub id: VolumeId,
+    pub name: String,
+    pub epoch: u64,
+    pub timeline: u32,
+    pub geometry_epoch: u64,
+    pub group_bytes: u64,
+    pub initialized: bool,
+    pub writer: Option<String>,
+    /// Groups that a write quorum holds, ascending.
+    pub groups: Vec<GroupRecord>,
+    /// The next group, assigned to nodes but not yet held by a write quorum; joins `groups` then.
+    pub pending: Option<GroupRecord>,
+}
+
+impl VolumeRecord {
+    /// Every group, the pending one last.
+    pub fn all_groups(&self) -> impl Iterator<Item = &GroupRecord> {
+        self.groups.iter().chain(&self.pending)
+    }
+
+    /// The group with this number, pending or not.
+    pub fn group_mut(&mut self, id: u32) -> Option<&mut GroupRecord> {
+        self.groups.iter_mut().chain(&mut self.pending).find(|group| group.id == id)
+    }
+}
+
+/// Everything that is remembered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub cluster: ClusterId,
+    pub nodes: BTreeMap<NodeId, NodeRecord>,
+    pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+}
+
+/// One record that becomes durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Node(NodeRecord),
+    Volume(VolumeRecord),
+}
+
+impl State {
+    /// Takes a change that is durable.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Node(node) => drop(self.nodes.insert(node.name, node)),
+            Change::Volume(volume) => drop(self.volumes.insert(volume.id, volume)),
+        }
+    }
+
+    /// Segments placed on a node so far: its load.
+    pub fn segments_on(&self, node: NodeId) -> usize {
+        let groups = self.volumes.values().flat_map(VolumeRecord::all_groups);
+        groups.filter(|group| group.members.iter().any(|member| member.node == node)).count()
+    }
+}

@@ -1,0 +1,256 @@
+//! The control plane over loopback, asked through its client, with nodes that speak the wire format.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use control::{Control, ControlConfig, LinkNodes};
+use registry::{
+    AddGroup, Client, CreateVolume, InstanceHeartbeat, InstanceRole, NodeRegistration, OpenVolume,
+    ProblemCode, VolumeInfo, WriterReady,
+};
+use types::{Incarnation, SegmentId};
+use wire::{Decoder, Frame, Message, Welcome};
+
+/// A node that creates what it is told to, while it is up.
+struct FakeNode {
+    name: &'static str,
+    address: String,
+    incarnation: AtomicU64,
+    up: AtomicBool,
+    held: Mutex<BTreeSet<(SegmentId, bool)>>,
+}
+
+impl FakeNode {
+    fn start(name: &'static str) -> Arc<FakeNode> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let node = Arc::new(FakeNode {
+            name,
+            address,
+            incarnation: AtomicU64::new(1),
+            up: AtomicBool::new(true),
+            held: Mutex::default(),
+        });
+        let served = Arc::clone(&node);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if served.up.load(Ordering::SeqCst) {
+                    served.serve(stream);
+                }
+            }
+        });
+        node
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let mut decoder = Decoder::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            decoder.feed(&buffer[..count]);
+            while let Some(frame) = decoder.next().expect("well-formed") {
+                let answer = match frame {
+                    Frame::Hello(_) => {
+                        decoder.established();
+                        wire::frame::encode_welcome(&Welcome {
+                            node: self.name.parse().expect("valid"),
+                            incarnation: self.life(),
+                            az: 0,
+                        })
+                    }
+                    Frame::Message { request, message: Message::CreateSegment(spec) } => {
+                        self.held.lock().expect("whole").insert((spec.segment, spec.fresh));
+                        wire::frame::encode(request, &Message::Done)
+                    }
+                    other => panic!("unexpected {other:?}"),
+                };
+                stream.write_all(&answer).expect("answered");
+            }
+        }
+    }
+
+    fn life(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::SeqCst).into())
+    }
+
+    fn registration(&self) -> NodeRegistration {
+        NodeRegistration {
+            name: self.name.parse().expect("valid"),
+            az: self.name[..1].parse().expect("valid"),
+            address: self.address.clone(),
+            http: None,
+            incarnation: self.life(),
+            cluster: None,
+            pid: 1,
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.held.lock().expect("whole").len()
+    }
+}
+
+fn start(dir: &Path) -> (Control, Client) {
+    let config = ControlConfig { dir: dir.to_owned(), listen: "127.0.0.1:0".to_owned() };
+    let control = Control::start(&config, Arc::new(LinkNodes)).expect("started");
+    let client = Client::new(&control.address().to_string());
+    (control, client)
+}
+
+fn six_nodes(client: &Client) -> Vec<Arc<FakeNode>> {
+    let nodes: Vec<_> = ["a1", "a2", "b1", "b2", "c1", "c2"].map(FakeNode::start).into();
+    for node in &nodes {
+        client.register_node(&node.registration()).expect("registered");
+    }
+    nodes
+}
+
+fn create(client: &Client) -> Result<VolumeInfo, registry::Error> {
+    client.create_volume(&CreateVolume { name: "main".to_owned(), group_bytes: Some(8 << 20) })
+}
+
+fn open(client: &Client, volume: &VolumeInfo) -> VolumeInfo {
+    let wish = OpenVolume { instance: "writer".to_owned(), expected_epoch: None };
+    client.open_volume(volume.id, &wish).expect("opened")
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_volume_needs_six_nodes_and_is_then_held_by_all_of_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let error = create(&client).expect_err("no nodes");
+    assert_eq!(error.code(), Some(ProblemCode::TooFewNodes));
+    assert!(error.is_temporary());
+    let nodes = six_nodes(&client);
+    let volume = create(&client).expect("created");
+    assert_eq!((volume.epoch, volume.geometry_epoch, volume.initialized), (0, 1, false));
+    let members: Vec<_> = volume.groups[0].members.iter().map(|m| m.node.to_string()).collect();
+    assert_eq!(members, ["a1", "a2", "b1", "b2", "c1", "c2"]);
+    assert!(nodes.iter().filter(|node| node.held() == 1).count() >= 4);
+    assert_eq!(create(&client).expect("again").id, volume.id, "creating is idempotent by name");
+}
+
+#[test]
+fn with_two_nodes_down_a_group_is_added_and_they_are_told_when_they_come_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let nodes = six_nodes(&client);
+    let volume = open(&client, &create(&client).expect("created"));
+    let wish = AddGroup { epoch: volume.epoch, expected_geometry: volume.geometry_epoch };
+    nodes[4..].iter().for_each(|node| node.up.store(false, Ordering::SeqCst));
+    let added = client.add_group(volume.id, &wish).expect("four of six suffice");
+    assert_eq!((added.group.id, added.geometry_epoch), (1, 2));
+    let error = client.add_group(volume.id, &wish).expect_err("the geometry has moved on");
+    assert_eq!(error.code(), Some(ProblemCode::Changed));
+    nodes[4..].iter().for_each(|node| node.up.store(true, Ordering::SeqCst));
+    wait_until("the retry reaches c1 and c2", || nodes.iter().all(|node| node.held() == 2));
+}
+
+#[test]
+fn with_three_nodes_down_no_group_is_added_until_one_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let nodes = six_nodes(&client);
+    let volume = open(&client, &create(&client).expect("created"));
+    let wish = AddGroup { epoch: volume.epoch, expected_geometry: volume.geometry_epoch };
+    nodes[3..].iter().for_each(|node| node.up.store(false, Ordering::SeqCst));
+    let error = client.add_group(volume.id, &wish).expect_err("three of six are too few");
+    assert_eq!(error.code(), Some(ProblemCode::TooFewNodes));
+    assert_eq!(client.volume(volume.id).expect("there").groups.len(), 1);
+    nodes[3].up.store(true, Ordering::SeqCst);
+    assert_eq!(client.add_group(volume.id, &wish).expect("four now").group.id, 1);
+}
+
+#[test]
+fn every_open_raises_the_epoch_and_fences_the_one_before() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (control, client) = start(dir.path());
+    let _nodes = six_nodes(&client);
+    let volume = create(&client).expect("created");
+    let first = open(&client, &volume);
+    let ready = WriterReady { epoch: first.epoch, timeline: 2 };
+    assert!(client.writer_ready(volume.id, &ready).expect("current").initialized);
+    let wish = OpenVolume { instance: "other".to_owned(), expected_epoch: Some(first.epoch) };
+    let second = client.open_volume(volume.id, &wish).expect("compare-and-set holds");
+    assert_eq!(second.epoch, first.epoch + 1);
+    let lost = client.open_volume(volume.id, &wish).expect_err("the epoch has moved on");
+    assert_eq!(lost.code(), Some(ProblemCode::Changed));
+    assert!(client.writer_ready(volume.id, &ready).expect_err("fenced").is_fenced());
+    let add = AddGroup { epoch: first.epoch, expected_geometry: second.geometry_epoch };
+    assert!(client.add_group(volume.id, &add).expect_err("fenced").is_fenced());
+    // Epochs outlive the process.
+    drop(control);
+    let (_control, client) = start(dir.path());
+    let after = open(&client, &volume);
+    assert_eq!((after.epoch, after.timeline, after.groups.len()), (second.epoch + 1, 2, 1));
+}
+
+#[test]
+fn a_node_back_with_an_empty_disk_is_told_to_rebuild_and_another_zone_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let nodes = six_nodes(&client);
+    create(&client).expect("created");
+    let same = client.register_node(&nodes[0].registration()).expect("same life");
+    assert!(same.segments.len() == 1 && same.segments[0].fresh);
+    nodes[0].incarnation.store(2, Ordering::SeqCst);
+    let wiped = client.register_node(&nodes[0].registration()).expect("another life");
+    assert!(wiped.segments.len() == 1 && !wiped.segments[0].fresh);
+    wait_until("the retry orders the rebuild", || {
+        nodes[0].held.lock().expect("whole").iter().any(|(_, fresh)| !fresh)
+    });
+    let moved = NodeRegistration { az: "z".parse().expect("valid"), ..nodes[1].registration() };
+    let error = client.register_node(&moved).expect_err("a name keeps its zone");
+    assert_eq!(error.code(), Some(ProblemCode::Mismatch));
+    let foreign =
+        NodeRegistration { cluster: Some(types::ClusterId(9)), ..nodes[1].registration() };
+    let error = client.register_node(&foreign).expect_err("a disk keeps its cluster");
+    assert_eq!(error.code(), Some(ProblemCode::Mismatch));
+}
+
+#[test]
+fn heartbeats_are_seen_in_the_status_and_tell_the_current_epoch() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let _nodes = six_nodes(&client);
+    let volume = open(&client, &create(&client).expect("created"));
+    let beat = InstanceHeartbeat {
+        name: "writer".to_owned(),
+        role: InstanceRole::Writer,
+        az: None,
+        volume: volume.id,
+        epoch: volume.epoch,
+        timeline: 2,
+        state: "ready".to_owned(),
+        endpoint: "127.0.0.1:5432".to_owned(),
+        http: None,
+        pid: Some(7),
+        daemon_pid: 6,
+        data_dir: "/d".to_owned(),
+        vcl: None,
+        vdl: Some("0/16B3748".parse().expect("valid")),
+        low_water_mark: None,
+        replay_lsn: None,
+        lag_ms: None,
+        shipped_bytes_per_copy: None,
+    };
+    assert_eq!(client.heartbeat(&beat).expect("known volume").epoch, volume.epoch);
+    let status = client.status().expect("answered");
+    assert_eq!(status.instances[0].heartbeat, beat);
+    assert!(status.nodes.iter().all(|node| node.seen_ms_ago.is_some()));
+    let stranger = InstanceHeartbeat { volume: types::VolumeId(1), ..beat };
+    let error = client.heartbeat(&stranger).expect_err("no such volume");
+    assert_eq!(error.code(), Some(ProblemCode::NotFound));
+}
