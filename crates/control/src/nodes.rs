@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use link::{Client, Party};
 use registry::SegmentPlace;
 use types::{
     ClusterId, GroupId, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId, WRITE_QUORUM,
 };
-use wire::SegmentSpec;
+use wire::{Message, SegmentSpec, Speaker};
 
 use crate::decide::segment_place;
 use crate::state::{GroupRecord, State};
@@ -153,60 +154,11 @@ impl Nodes for LinkNodes {
         timeout: Duration,
         spec: SegmentSpec,
     ) -> Result<Incarnation, String> {
-        let (incarnation, answer) =
-            exchange(cluster, address, timeout, &wire::Message::CreateSegment(spec))
-                .map_err(|error| format!("{address}: {error}"))?;
-        match answer {
-            wire::Message::Done => Ok(incarnation),
-            wire::Message::Refused(refusal) => Err(refusal.to_string()),
+        let party = Party { cluster, from: Speaker::Control, az: None, az_latency: Duration::ZERO };
+        let mut node = Client::connect(address, &party, timeout).map_err(|e| e.to_string())?;
+        match node.call(&Message::CreateSegment(spec)).map_err(|e| e.to_string())? {
+            Message::Done => Ok(node.welcome().incarnation),
             _ => Err(format!("{address} answered another question")),
         }
-    }
-}
-
-/// One question and its answer on a connection of its own.
-fn exchange(
-    cluster: ClusterId,
-    address: &str,
-    timeout: Duration,
-    message: &wire::Message,
-) -> std::io::Result<(Incarnation, wire::Message)> {
-    use std::io::{Error, ErrorKind, Read as _, Write as _};
-    use std::net::{TcpStream, ToSocketAddrs as _};
-    let unexpected = || Error::new(ErrorKind::InvalidData, "an answer of another kind");
-    let target = address.to_socket_addrs()?.next().ok_or(ErrorKind::AddrNotAvailable)?;
-    let mut stream = TcpStream::connect_timeout(&target, timeout)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    let hello = wire::Hello {
-        version: wire::PROTOCOL_VERSION,
-        cluster,
-        from: wire::Speaker::Control,
-        az: 0,
-    };
-    let mut decoder = wire::Decoder::new();
-    let next = |stream: &mut TcpStream, decoder: &mut wire::Decoder| loop {
-        if let Some(frame) = decoder.next().map_err(|e| Error::new(ErrorKind::InvalidData, e))? {
-            return Ok::<_, Error>(frame);
-        }
-        let mut buffer = [0; 4096];
-        let count = stream.read(&mut buffer)?;
-        if count == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        decoder.feed(buffer.get(..count).unwrap_or_default());
-    };
-    stream.write_all(&wire::frame::encode_hello(&hello))?;
-    let incarnation = match next(&mut stream, &mut decoder)? {
-        wire::Frame::Welcome(welcome) => welcome.incarnation,
-        wire::Frame::Refusal(refusal) => return Err(Error::other(refusal)),
-        _ => return Err(unexpected()),
-    };
-    decoder.established();
-    stream.write_all(&wire::frame::encode(1, message))?;
-    match next(&mut stream, &mut decoder)? {
-        wire::Frame::Message { message, .. } => Ok((incarnation, message)),
-        _ => Err(unexpected()),
     }
 }
