@@ -5,13 +5,24 @@
 //! on replaying the record is what the volume must change. Not listed, on purpose: free space maps
 //! (not in the log; recovery's updates are hints) and `pg_subtrans` (empty after every start).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 use types::Lsn;
 
 use crate::error::WalError;
 use crate::keys::{Fork, Rel, Slru};
+use crate::layout::op::{self, rm};
 use crate::record::Record;
+use crate::slru::{self, SlruTruncate};
+use crate::{fsm, vm};
+
+mod catalog;
+mod heap;
+mod slrus;
+mod xact;
+mod xlog;
 
 /// Everything a record changes besides its explicit block references.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +32,7 @@ pub struct Effects {
     /// SLRU pages that redo must apply the record to, each once. Commit timestamps set by commit
     /// records are not here: see [`Xact::commit_ts_pages`].
     pub slru: SmallVec<[(Slru, u32); 2]>,
-    /// Ranges of SLRU pages that the record removes.
+    /// SLRU pages that the record removes.
     pub slru_truncate: SmallVec<[SlruTruncate; 2]>,
     /// The record changes [`crate::keys::Key::State`]: redo must apply it there.
     pub state: bool,
@@ -50,26 +61,6 @@ pub struct VmClear {
     pub heap_block: u32,
     /// Which bits: [`crate::vm::ALL_VISIBLE`] and [`crate::vm::ALL_FROZEN`], or the latter alone.
     pub bits: u8,
-}
-
-/// SLRU pages that go away, whole segments of 32 pages at a time, as PostgreSQL does it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SlruTruncate {
-    /// Segments that lie wholly before this page, in the area's circular order.
-    Before {
-        /// The area.
-        slru: Slru,
-        /// The first page that is still needed.
-        page: u32,
-    },
-    /// Segments of multixact members from the one of the first page, inclusive, to that of the
-    /// second, exclusive, wrapping round.
-    Members {
-        /// Page of the first member removed.
-        from_page: u32,
-        /// Page of the first member kept.
-        to_page: u32,
-    },
 }
 
 /// A change to the volume's catalog.
@@ -139,7 +130,8 @@ pub enum CatalogChange {
         node: u16,
         /// Replayed up to here on the remote side.
         remote: Option<Lsn>,
-        /// The local position that belongs to it is this record's end.
+        /// The progress may move backwards. The local position that belongs to it is the record's
+        /// end.
         backwards: bool,
     },
     /// Bytes of a file in `pg_logical/mappings` (logical rewrite of a catalog table).
@@ -252,11 +244,147 @@ pub enum CheckpointKind {
     Online,
 }
 
+impl Effects {
+    /// Blocks that the record changes without referencing them, each once: pages of visibility
+    /// maps whose bits it clears, and the last page that a truncation leaves of a map. Redo must
+    /// apply the record to those that exist.
+    #[must_use]
+    pub fn implicit_blocks(&self) -> BTreeSet<(Rel, Fork, u32)> {
+        let mut blocks: BTreeSet<_> =
+            self.vm_clear.iter().map(|clear| (clear.rel, Fork::Vm, clear.vm_block())).collect();
+        for change in &self.catalog {
+            if let CatalogChange::Truncated(cut) = change {
+                blocks.extend(cut.tails().map(|(fork, block)| (cut.rel, fork, block)));
+            }
+        }
+        blocks
+    }
+
+    /// Whether the record changes nothing besides its block references.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.vm_clear.is_empty()
+            && self.slru.is_empty()
+            && self.slru_truncate.is_empty()
+            && !self.state
+            && self.catalog.is_empty()
+            && self.xact.is_none()
+    }
+
+    /// The record makes up a shutdown checkpoint: no transaction runs at its end.
+    #[must_use]
+    pub fn is_shutdown_checkpoint(&self) -> bool {
+        self.checkpoint == Some(CheckpointKind::Shutdown)
+    }
+
+    fn saw_xid(&mut self, xid: u32) {
+        self.latest_xid = slru::xid_latest(self.latest_xid, xid);
+    }
+
+    fn saw_xids(&mut self, xids: &[u32]) {
+        for xid in xids {
+            self.saw_xid(*xid);
+        }
+    }
+
+    /// All transactions before this one may be assigned. (Just after a wraparound that says nothing
+    /// new: the last one before it has records of its own.)
+    fn saw_next_xid(&mut self, next: u32) {
+        self.saw_xid(next.saturating_sub(1));
+    }
+}
+
+impl VmClear {
+    /// Block of the map fork that holds the bits.
+    #[must_use]
+    pub fn vm_block(&self) -> u32 {
+        vm::place(self.heap_block).block
+    }
+}
+
+impl Truncated {
+    /// Blocks that stay of a fork; `None` when the record does not cut it.
+    #[must_use]
+    pub fn blocks_of(&self, fork: Fork) -> Option<u32> {
+        match fork {
+            Fork::Main => self.heap.then_some(self.blocks),
+            Fork::Vm => self.vm.then(|| vm::truncated(self.blocks).0),
+            Fork::Fsm => self.fsm.then(|| fsm::truncated(self.blocks).0),
+            Fork::Init => None,
+        }
+    }
+
+    /// Map blocks that stay but lose entries: the record must be applied to them, if they exist.
+    pub fn tails(&self) -> impl Iterator<Item = (Fork, u32)> {
+        let (vm_blocks, vm_partial) = vm::truncated(self.blocks);
+        let (fsm_blocks, fsm_partial) = fsm::truncated(self.blocks);
+        let vm = (self.vm && vm_partial).then(|| (Fork::Vm, vm_blocks - 1));
+        let fsm = (self.fsm && fsm_partial.is_some()).then(|| (Fork::Fsm, fsm_blocks - 1));
+        vm.into_iter().chain(fsm)
+    }
+}
+
+impl Xact {
+    /// Pages of `pg_commit_ts` that redo must apply the record to when `track_commit_timestamp` is
+    /// on (the record cannot tell); each once, none unless it is a commit.
+    #[must_use]
+    pub fn commit_ts_pages(&self) -> SmallVec<[u32; 2]> {
+        if !self.kind.is_commit() {
+            return SmallVec::new();
+        }
+        slru::pages_of(self.xid, &self.subxacts, slru::commit_ts_page)
+    }
+}
+
 /// What `record` changes besides its block references.
 ///
 /// # Errors
 /// [`WalError::Unknown`], [`WalError::CustomManager`] or [`WalError::Malformed`].
 pub fn effects(record: &Record) -> Result<Effects, WalError> {
-    let _ = record;
-    Ok(Effects::default())
+    let op = kind(record)?;
+    let mut effects = Effects::default();
+    effects.saw_xid(record.xid);
+    if let Some(xid) = record.top_xid {
+        effects.saw_xid(xid);
+    }
+    let read = match record.rmid {
+        rm::XLOG => xlog::read(record, op, &mut effects),
+        rm::XACT => xact::read(record, op, &mut effects),
+        rm::SMGR => catalog::smgr(record, op, &mut effects),
+        rm::CLOG => slrus::clog(record, op, &mut effects),
+        rm::DBASE => catalog::dbase(record, op, &mut effects),
+        rm::TBLSPC => catalog::tblspc(record, op, &mut effects),
+        rm::MULTIXACT => slrus::multixact(record, op, &mut effects),
+        rm::RELMAP => catalog::relmap(record, &mut effects),
+        rm::STANDBY => xlog::standby(record, op, &mut effects),
+        rm::HEAP2 => heap::heap2(record, op, &mut effects),
+        rm::HEAP => heap::heap(record, op, &mut effects),
+        rm::COMMIT_TS => slrus::commit_ts(record, op, &mut effects),
+        rm::REPLORIGIN => catalog::replorigin(record, op, &mut effects),
+        // Indexes, sequences and generic records change the blocks they reference, and messages
+        // nothing.
+        _ => Some(()),
+    };
+    match read {
+        Some(()) => Ok(effects),
+        None => Err(malformed(record, "its data ends too early or contradicts itself")),
+    }
+}
+
+/// The record's type with the manager's flag bits taken off, if PostgreSQL 15 has it.
+///
+/// # Errors
+/// [`WalError::Unknown`] or [`WalError::CustomManager`].
+pub fn kind(record: &Record) -> Result<u8, WalError> {
+    let (start, rmid, info) = (record.span.start, record.rmid, record.info);
+    match op::identify(rmid, info) {
+        Some(op) => Ok(op),
+        None if rmid >= op::CUSTOM_FIRST => Err(WalError::CustomManager { start, rmid }),
+        None => Err(WalError::Unknown { start, rmid, manager: op::name(rmid), info }),
+    }
+}
+
+fn malformed(record: &Record, what: &'static str) -> WalError {
+    let (start, rmid, info) = (record.span.start, record.rmid, record.info);
+    WalError::Malformed { start, rmid, info, what }
 }

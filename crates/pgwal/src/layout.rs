@@ -119,8 +119,8 @@ pub mod block {
 }
 
 const _: () = {
-    assert!(page::REMAINING + 4 <= page::SHORT_SIZE && page::SHORT_SIZE % 8 == 0);
-    assert!(page::PAGE_SIZE + 4 == page::LONG_SIZE && page::LONG_SIZE % 8 == 0);
+    assert!(page::REMAINING + 4 <= page::SHORT_SIZE && page::SHORT_SIZE.is_multiple_of(8));
+    assert!(page::PAGE_SIZE + 4 == page::LONG_SIZE && page::LONG_SIZE.is_multiple_of(8));
     assert!(record::CRC + 4 == record::SIZE && record::RMID < record::CRC);
     assert!(WAL_PAGE_SIZE.is_power_of_two() && BLOCK_SIZE.is_power_of_two());
 };

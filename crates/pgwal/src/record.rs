@@ -1,9 +1,12 @@
-//! A decoded WAL record (PostgreSQL 15: `access/xlogrecord.h`).
+//! A decoded WAL record (PostgreSQL 15: `access/xlogrecord.h`), and taking one apart.
 
 use bytes::Bytes;
-use types::Span;
+use types::{Lsn, Span};
 
+use crate::cursor::Cursor;
+use crate::error::{RecordProblem, WalError};
 use crate::keys::{Fork, Rel};
+use crate::layout::{BLOCK_SIZE, block as flag, record as layout};
 
 /// A record with its headers taken apart. `bytes` is the record as `xl_tot_len` counts it (headers
 /// included, WAL page headers left out); all other slices are views of it.
@@ -33,6 +36,27 @@ pub struct Record {
 }
 
 impl Record {
+    /// Takes a record apart. `bytes` are the whole record, without page headers. The checksum is
+    /// not looked at: the stream decoder has done that, and [`Record::checksum`] does it again.
+    ///
+    /// # Errors
+    /// [`WalError::Record`] when the headers contradict each other or the length.
+    pub fn parse(span: Span, bytes: Bytes) -> Result<Record, WalError> {
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Parser { header: Cursor::new(&bytes) }.run(span, &bytes).map_err(|what| WalError::Record {
+            start: span.start,
+            length,
+            problem: RecordProblem::Content(what),
+        })
+    }
+
+    /// The checksum that PostgreSQL stores in a record's header; zero for less than a header.
+    #[must_use]
+    pub fn checksum(bytes: &[u8]) -> u32 {
+        let Some(body) = bytes.get(layout::SIZE..) else { return 0 };
+        crc32c::crc32c_append(crc32c::crc32c(body), &bytes[..layout::CRC])
+    }
+
     /// The resource manager's own bits of `info` (`~XLR_INFO_MASK`).
     #[must_use]
     pub fn op(&self) -> u8 {
@@ -92,4 +116,172 @@ pub enum Compression {
     Lz4,
     /// Zstandard.
     Zstd,
+}
+
+/// Why a record cannot be taken apart.
+type Wrong = &'static str;
+
+const SHORT: Wrong = "it ends inside its headers";
+
+struct Parser<'a> {
+    header: Cursor<'a>,
+}
+
+/// A block reference whose image and data are not located yet.
+struct Located {
+    block: BlockRef,
+    image_length: usize,
+    data_length: usize,
+}
+
+impl Parser<'_> {
+    fn run(mut self, span: Span, bytes: &Bytes) -> Result<Record, Wrong> {
+        let total = self.header.u32().ok_or(SHORT)?;
+        let xid = self.header.u32().ok_or(SHORT)?;
+        let prev = Lsn(self.header.u64().ok_or(SHORT)?);
+        let info = self.header.u8().ok_or(SHORT)?;
+        let rmid = self.header.u8().ok_or(SHORT)?;
+        self.header.skip(layout::SIZE - layout::RMID - 1).ok_or(SHORT)?;
+        if total as usize != bytes.len() {
+            return Err("its length is not that of its bytes");
+        }
+        let mut record = Record {
+            span,
+            prev,
+            xid,
+            rmid,
+            info,
+            origin: None,
+            top_xid: None,
+            blocks: Vec::new(),
+            main: Bytes::new(),
+            bytes: bytes.clone(),
+        };
+        self.fragments(&mut record)?;
+        Ok(record)
+    }
+
+    /// Reads the fragment headers, then hands out what follows them in the same order.
+    fn fragments(&mut self, record: &mut Record) -> Result<(), Wrong> {
+        let mut located: smallvec::SmallVec<[Located; 4]> = smallvec::SmallVec::new();
+        let (mut payload, mut main_length) = (0usize, 0usize);
+        // The main data's header is the last; a record without main data ends where only payload
+        // is left.
+        while self.header.left() > payload {
+            match self.header.u8().ok_or(SHORT)? {
+                layout::ID_DATA_SHORT => {
+                    main_length = usize::from(self.header.u8().ok_or(SHORT)?);
+                    payload += main_length;
+                    break;
+                }
+                layout::ID_DATA_LONG => {
+                    main_length = self.header.u32().ok_or(SHORT)? as usize;
+                    payload += main_length;
+                    break;
+                }
+                layout::ID_ORIGIN => record.origin = Some(self.header.u16().ok_or(SHORT)?),
+                layout::ID_TOP_XID => record.top_xid = Some(self.header.u32().ok_or(SHORT)?),
+                id @ 0..=layout::BLOCK_ID_MAX => {
+                    let before = located.last().map(|located| &located.block);
+                    if before.is_some_and(|before| before.id >= id) {
+                        return Err("block references are out of order");
+                    }
+                    let next = block_header(&mut self.header, id, before.map(|block| block.rel))?;
+                    payload += next.image_length + next.data_length;
+                    located.push(next);
+                }
+                _ => return Err("it has a fragment of an unknown kind"),
+            }
+        }
+        if self.header.left() != payload {
+            return Err("its fragments are not as long as the record");
+        }
+        record.blocks.reserve_exact(located.len());
+        for Located { mut block, image_length, data_length } in located {
+            if let Some(image) = &mut block.image {
+                image.stored = self.header.take(image_length).ok_or(SHORT)?;
+            }
+            if data_length > 0 {
+                block.data = self.header.take(data_length).ok_or(SHORT)?;
+            }
+            record.blocks.push(block);
+        }
+        if main_length > 0 {
+            record.main = self.header.take(main_length).ok_or(SHORT)?;
+        }
+        Ok(())
+    }
+}
+
+fn block_header(
+    header: &mut Cursor<'_>,
+    id: u8,
+    rel_before: Option<Rel>,
+) -> Result<Located, Wrong> {
+    let flags = header.u8().ok_or(SHORT)?;
+    let data_length = usize::from(header.u16().ok_or(SHORT)?);
+    let fork = Fork::from_number(flags & flag::FORK_MASK).ok_or("it names an unknown fork")?;
+    if (flags & flag::HAS_DATA != 0) != (data_length > 0) {
+        return Err("a block reference's data flag contradicts its length");
+    }
+    let (image, image_length) = if flags & flag::HAS_IMAGE != 0 {
+        let (image, length) = image_header(header)?;
+        (Some(image), length)
+    } else {
+        (None, 0)
+    };
+    let rel = if flags & flag::SAME_REL != 0 {
+        rel_before.ok_or("its first block reference names no relation")?
+    } else {
+        Rel {
+            tablespace: header.u32().ok_or(SHORT)?,
+            database: header.u32().ok_or(SHORT)?,
+            relation: header.u32().ok_or(SHORT)?,
+        }
+    };
+    let block = header.u32().ok_or(SHORT)?;
+    if block == u32::MAX {
+        return Err("it references the invalid block number");
+    }
+    let will_init = flags & flag::WILL_INIT != 0;
+    let block = BlockRef { id, rel, fork, block, will_init, image, data: Bytes::new() };
+    Ok(Located { block, image_length, data_length })
+}
+
+fn image_header(header: &mut Cursor<'_>) -> Result<(BlockImage, usize), Wrong> {
+    let length = header.u16().ok_or(SHORT)?;
+    let hole_offset = header.u16().ok_or(SHORT)?;
+    let flags = header.u8().ok_or(SHORT)?;
+    let compression = match flags & flag::IMAGE_COMPRESSED {
+        0 => Compression::None,
+        flag::IMAGE_PGLZ => Compression::Pglz,
+        flag::IMAGE_LZ4 => Compression::Lz4,
+        flag::IMAGE_ZSTD => Compression::Zstd,
+        _ => return Err("an image has two compressions"),
+    };
+    let has_hole = flags & flag::IMAGE_HAS_HOLE != 0;
+    let block_size = BLOCK_SIZE as u16;
+    let hole_length = match (compression, has_hole) {
+        (Compression::None, _) => {
+            block_size.checked_sub(length).ok_or("an image is longer than a block")?
+        }
+        (_, true) => header.u16().ok_or(SHORT)?,
+        (_, false) => 0,
+    };
+    if has_hole && (hole_offset == 0 || hole_length == 0 || length == block_size) {
+        return Err("an image's hole is empty");
+    }
+    if !has_hole && (hole_offset != 0 || hole_length != 0) {
+        return Err("an image is shorter than a block and has no hole");
+    }
+    if compression != Compression::None && length >= block_size {
+        return Err("a compressed image is as long as a block");
+    }
+    if u32::from(hole_offset) + u32::from(hole_length) > u32::from(block_size) {
+        return Err("an image's hole is beyond the block");
+    }
+    let apply = flags & flag::IMAGE_APPLY != 0;
+    let stored = Bytes::new();
+    let image = BlockImage { stored, hole_offset, hole_length, compression, apply };
+    Ok((image, usize::from(length)))
 }

@@ -54,7 +54,7 @@ pub fn clear(page: &mut [u8], heap_block: u32, bits: u8) -> bool {
 #[must_use]
 pub fn truncated(heap_blocks: u32) -> (u32, bool) {
     let place = place(heap_blocks);
-    let partial = heap_blocks % HEAP_BLOCKS_PER_PAGE != 0;
+    let partial = !heap_blocks.is_multiple_of(HEAP_BLOCKS_PER_PAGE);
     (place.block + u32::from(partial), partial)
 }
 
