@@ -223,9 +223,11 @@ impl SegmentBuilder {
         let removable = true;
         let mut builder =
             SegmentBuilder { timeline, system_id, segment_size, removable, at: start, segments };
-        if within != 0 {
-            let segment = layout::segment_start(start, segment_size);
+        let segment = layout::segment_start(start, segment_size);
+        if start != segment {
             builder.page_header(segment, 0);
+        }
+        if within != 0 {
             builder.page_header(layout::page_of(start), 0);
         }
         builder
