@@ -1,2 +1,52 @@
-//! The `sixfold` binary.
-fn main() {}
+//! The `sixfold` binary: one subcommand a role, the operator's commands, and a whole cluster on one
+//! machine. Exit status: 0 done, 1 failed, 2 wrong usage.
+//!
+//! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`];
+//! [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
+
+mod cli;
+mod dev;
+mod postgres;
+mod privileges;
+mod processes;
+mod roles;
+mod signals;
+mod size;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command, DevCommand};
+use dev::layout::Layout;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sixfold: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Node(args) => roles::node(args),
+        Command::Compute(args) => roles::compute(args),
+        Command::Control(args) => roles::control(args),
+        Command::Status(args) => status::run(&args),
+        Command::Dev(DevCommand::Up(args)) => dev::up::run(&args),
+        Command::Dev(DevCommand::Start(args)) => {
+            dev::request::start(&Layout::new(&args.dir.dir)?, &args.name)
+        }
+        Command::Dev(DevCommand::Kill(args)) => {
+            dev::disturb::kill(&Layout::new(&args.dir.dir)?, &args.name, args.signal)
+        }
+        Command::Dev(DevCommand::Wipe(args)) => {
+            dev::disturb::wipe(&Layout::new(&args.dir.dir)?, &args.name)
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The command line: every subcommand, flag, help text and example. Values only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use types::{Az, NodeId};
+
+use crate::size;
+
+/// Amazon Aurora's storage under stock PostgreSQL 15: six copies in three zones, four to commit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sixfold",
+    version,
+    after_help = "Examples:
+  sixfold dev up                     a whole cluster on this machine
+  sixfold status                     what it is doing
+  sixfold dev kill c1                take a storage node away
+  sixfold dev start c1               and bring it back
+
+Exit status: 0 done, 1 failed, 2 wrong usage."
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a storage node.
+    Node(NodeArgs),
+    /// Run a database instance: PostgreSQL and the daemon beside it.
+    Compute(ComputeArgs),
+    /// Run the control plane.
+    Control(ControlArgs),
+    /// Show volume, processes, groups and instances.
+    Status(StatusArgs),
+    /// Run and disturb a whole cluster on this machine.
+    #[command(subcommand)]
+    Dev(DevCommand),
+}
+
+/// Tied to the process that supervises it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Supervised {
+    /// Stop when this process ends.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub supervisor: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  sixfold node --name a1 --az a --listen 10.0.0.11:7400 --control 10.0.0.1:7300 --dir /var/lib/sixfold")]
+pub(crate) struct NodeArgs {
+    /// Its name, unique in the cluster.
+    #[arg(long)]
+    pub name: NodeId,
+    /// Its availability zone, one letter.
+    #[arg(long)]
+    pub az: Az,
+    /// Where to listen, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: String,
+    /// Where others reach it, HOST:PORT [default: as --listen].
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<String>,
+    /// The control plane, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: String,
+    /// Its disk.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Where to serve metrics, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub http: String,
+    /// Round trip to add to traffic with other zones, milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub az_latency: u64,
+    #[command(flatten)]
+    pub supervised: Supervised,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold compute --name writer --control 10.0.0.1:7300 --dir /var/lib/sixfold/writer --port 5432
+  sixfold compute --name writer --control 10.0.0.1:7300 --dir /fast/writer --port 5432 \\
+      --listen '*' --cache-size 64GB --set shared_buffers=8GB
+
+Everything in --dir is a cache; started as root, PostgreSQL and the daemon run as --user.")]
+pub(crate) struct ComputeArgs {
+    /// Its name, unique in the cluster.
+    #[arg(long)]
+    pub name: NodeId,
+    /// The control plane, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: String,
+    /// Its cache; may be lost at any time.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// The volume to open; created when there is none of this name.
+    #[arg(long, default_value = "main")]
+    pub volume: String,
+    /// PostgreSQL's port.
+    #[arg(long, default_value_t = 5432)]
+    pub port: u16,
+    /// Addresses that PostgreSQL listens on, as its listen_addresses.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub listen: String,
+    /// Directory of PostgreSQL's programs [default: Debian's for version 15].
+    #[arg(long, value_name = "DIR", env = "SIXFOLD_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// The preload library [default: libsixfold_shim.so beside this program].
+    #[arg(long, value_name = "FILE", env = "SIXFOLD_SHIM")]
+    pub shim: Option<PathBuf>,
+    #[command(flatten)]
+    pub tuning: Tuning,
+    /// Local bytes that pages not yet evictable may take [default: twice --cache-size].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub cache_limit: Option<u64>,
+    /// Its availability zone, one letter.
+    #[arg(long, default_value = "a")]
+    pub az: Az,
+    /// Where to serve metrics, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub http: String,
+    /// The user to become when started as root.
+    #[arg(long, default_value = "postgres")]
+    pub user: String,
+    #[command(flatten)]
+    pub supervised: Supervised,
+}
+
+/// What both an instance and a whole development cluster take.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Tuning {
+    /// Bytes of pages at which a group is full; fixed when the volume is created [default: 10GB].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub group_size: Option<u64>,
+    /// Round trip to add to traffic with other zones, milliseconds [default: 0].
+    #[arg(long, value_name = "MS")]
+    pub az_latency: Option<u64>,
+    /// Local bytes to keep pages in [default: 8GB].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub cache_size: Option<u64>,
+    /// A PostgreSQL setting; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  sixfold control --listen 10.0.0.1:7300 --dir /var/lib/sixfold-control")]
+pub(crate) struct ControlArgs {
+    /// Its store.
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Where to listen, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7300")]
+    pub listen: String,
+    #[command(flatten)]
+    pub supervised: Supervised,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold status                          the development cluster in ./sixfold-dev
+  sixfold status --json | jq .volume
+  sixfold status --control 10.0.0.1:7300  a real deployment")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// The control plane of a real deployment, HOST:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: Option<String>,
+    /// A file that names it: `control = \"HOST:PORT\"`.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The volume to show.
+    #[arg(long, default_value = "main")]
+    pub volume: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which development cluster.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DirArg {
+    /// The development cluster's directory.
+    #[arg(long, env = "SIXFOLD_DIR", default_value = "./sixfold-dev")]
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Start six storage nodes, the control plane and a writer; the same directory resumes.
+    Up(UpArgs),
+    /// Kill or signal a process; killing an instance means its daemon and its PostgreSQL.
+    Kill(KillArgs),
+    /// Start a process that is down again.
+    Start(NameArgs),
+    /// Throw away a stopped node's disk or a stopped instance's cache.
+    Wipe(NameArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold dev up                                      in ./sixfold-dev, PostgreSQL on port 5432
+  sixfold dev up --dir /tmp/demo --port 6000 --az-latency 2
+  sixfold dev up --group-size 8MB --cache-size 32MB   small, to see groups and eviction
+  sixfold dev up --set shared_buffers=1GB --set max_connections=300
+
+Prints `ready: URL` when writes work; stops everything on Ctrl-C or SIGTERM. Options not given are as
+last time in the same directory.")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// PostgreSQL's port [default: 5432].
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Read replicas; not available yet.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub replicas: u32,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold dev kill c1                  as if its machine lost power
+  sixfold dev kill writer
+  sixfold dev kill b2 --signal STOP    as if it hung; --signal CONT wakes it")]
+pub(crate) struct KillArgs {
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// A node (a1 a2 b1 b2 c1 c2), `writer` or `control`.
+    pub name: String,
+    /// What to send.
+    #[arg(long, value_enum, ignore_case = true, default_value_t = SignalName::Kill)]
+    pub signal: SignalName,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold dev start c1
+  sixfold dev kill writer && sixfold dev wipe writer && sixfold dev start writer")]
+pub(crate) struct NameArgs {
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// A node (a1 a2 b1 b2 c1 c2), `writer` or `control`.
+    pub name: String,
+}
+
+/// Signals that an operator sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub(crate) enum SignalName {
+    /// Die at once.
+    Kill,
+    /// Stand still.
+    Stop,
+    /// Go on.
+    Cont,
+    /// Stop in good order.
+    Term,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => Err(format!("`{text}` is not NAME=VALUE, such as work_mem=64MB")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_help_with_an_example() {
+        let mut root = Cli::command();
+        root.clone().debug_assert();
+        fn visit(command: &mut clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!leaf || after.contains("Example"), "{} has no example", command.get_name());
+            assert!(command.get_about().is_some(), "{} says nothing", command.get_name());
+            command.get_subcommands_mut().filter(|c| c.get_name() != "help").for_each(visit);
+        }
+        visit(&mut root);
+    }
+
+    #[test]
+    fn dev_up_takes_what_the_contract_says() {
+        let line = "sixfold dev up --dir d --port 6000 --replicas 0 --group-size 8MB \
+                    --az-latency 2 --cache-size 32MB --set fsync=on --set a=b=c";
+        let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let Command::Dev(DevCommand::Up(up)) = parse(&line).expect("valid").command else {
+            panic!("another command");
+        };
+        assert_eq!((up.port, up.tuning.group_size), (Some(6000), Some(8 << 20)));
+        assert_eq!((up.tuning.az_latency, up.tuning.cache_size), (Some(2), Some(32 << 20)));
+        assert_eq!(up.tuning.set[1], ("a".to_owned(), "b=c".to_owned()));
+    }
+
+    #[test]
+    fn kill_sends_kill_unless_told_otherwise() {
+        for (line, signal) in [
+            ("sixfold dev kill a1", SignalName::Kill),
+            ("sixfold dev kill a1 --signal STOP", SignalName::Stop),
+            ("sixfold dev kill --signal CONT a1 --dir d", SignalName::Cont),
+            ("sixfold dev kill writer --signal term", SignalName::Term),
+        ] {
+            let Command::Dev(DevCommand::Kill(kill)) = parse(line).expect("valid").command else {
+                panic!("another command");
+            };
+            assert_eq!(kill.signal, signal, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_status_two() {
+        for line in [
+            "sixfold",
+            "sixfold dev up --no-such-flag",
+            "sixfold dev up --port 70000",
+            "sixfold dev kill",
+            "sixfold dev kill a1 --signal HUP",
+            "sixfold dev up --group-size big",
+            "sixfold dev up --set nonsense",
+            "sixfold node --name A1 --az a --listen x --control y --dir d",
+        ] {
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn version_and_help_succeed() {
+        assert_eq!(parse("sixfold --version").expect_err("prints").exit_code(), 0);
+        assert_eq!(parse("sixfold dev up --help").expect_err("prints").exit_code(), 0);
+    }
+}

@@ -1,0 +1,88 @@
+//! The roles as processes: command line in, the role's own crate run until it is asked to stop.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::cli::{ComputeArgs, ControlArgs, NodeArgs, Supervised};
+use crate::privileges::{User, is_root};
+use crate::{postgres, signals};
+
+/// Storage and control outlive a killed supervisor by this much, so that the instance can stop.
+const STORAGE_GRACE: Duration = Duration::from_secs(20);
+/// How long an orderly stop may take when there is no supervisor any more to see to it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn begin(role: &str, name: &str) -> anyhow::Result<()> {
+    telemetry::init_logging(role, name)?;
+    telemetry::stop_on_panic();
+    Ok(())
+}
+
+fn follow(supervised: &Supervised, grace: Duration) -> anyhow::Result<()> {
+    supervised.supervisor.map_or(Ok(()), |pid| signals::follow(pid, grace, PATIENCE))
+}
+
+/// `sixfold control`.
+pub(crate) fn control(args: ControlArgs) -> anyhow::Result<()> {
+    begin("control", "control")?;
+    signals::install()?;
+    follow(&args.supervised, STORAGE_GRACE)?;
+    let config = control::ControlConfig { dir: args.dir, listen: args.listen };
+    control::run(&config, signals::wait)
+}
+
+/// `sixfold node`.
+pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
+    begin("node", args.name.as_str())?;
+    follow(&args.supervised, STORAGE_GRACE)?;
+    bail!("not in this build")
+}
+
+/// `sixfold compute`.
+pub(crate) fn compute(args: ComputeArgs) -> anyhow::Result<()> {
+    begin("compute", args.name.as_str())?;
+    for (name, value) in &args.tuning.set {
+        compute::settings::check(name, value)?;
+    }
+    let _pg_bin = postgres::programs(args.pg_bin.as_deref())?;
+    let shim = postgres::shim(args.shim.as_deref())?;
+    let dir = std::path::absolute(&args.dir).context("cannot find the current directory")?;
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let _shim = take_shim(&shim, &dir)?;
+    if is_root() {
+        let user = User::find(&args.user)?;
+        hand_over(&user, &dir)?;
+        user.become_for_good()?;
+    }
+    std::env::set_current_dir(&dir).with_context(|| format!("cannot enter {}", dir.display()))?;
+    follow(&args.supervised, Duration::ZERO)?;
+    bail!("not in this build")
+}
+
+/// Copies the preload library into the instance's directory: PostgreSQL's user can read it there,
+/// and a rebuild does not change it under a running server. By renaming, because a server that
+/// outlived its daemon still has the old file mapped.
+fn take_shim(shim: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
+    let (copy, draft) = (dir.join("libsixfold_shim.so"), dir.join("libsixfold_shim.so.new"));
+    fs::copy(shim, &draft)
+        .and_then(|_| fs::rename(&draft, &copy))
+        .with_context(|| format!("cannot copy {} to {}", shim.display(), copy.display()))?;
+    Ok(copy)
+}
+
+/// Gives the directory to PostgreSQL's user.
+fn hand_over(user: &User, dir: &Path) -> anyhow::Result<()> {
+    if !user.reaches(dir) {
+        bail!(
+            "user {} cannot reach {}; let it pass (chmod o+x) on the way there, or choose another \
+             --dir",
+            user.name,
+            dir.display()
+        );
+    }
+    user.own(dir)?;
+    user.own_one(&dir.join("libsixfold_shim.so"))
+}

@@ -1,0 +1,51 @@
+//! `sixfold status`: the cluster as an operator sees it, with parts of it down.
+//!
+//! Reading order: [`report`] (what is printed; field names are a contract), [`collect`] (asking the
+//! control plane and the nodes), [`print`](mod@print) (for people).
+
+mod collect;
+mod print;
+mod report;
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+
+use crate::cli::StatusArgs;
+use crate::dev::layout::Layout;
+
+/// Prints the status.
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    let control = match (&args.control, &args.config) {
+        (Some(address), _) => Some(address.clone()),
+        (None, Some(file)) => Some(control_of(file)?),
+        (None, None) => None,
+    };
+    let report = match control {
+        Some(address) => collect::deployment(&address, &args.volume)?,
+        None => {
+            let layout = Layout::new(&args.dir.dir)?;
+            let saved = layout.require()?;
+            collect::development(&layout, &saved, &args.volume)
+        }
+    };
+    if args.json {
+        let text = serde_json::to_string_pretty(&report).context("a report is plain values")?;
+        println!("{text}");
+    } else {
+        print!("{}", print::text(&report));
+    }
+    Ok(())
+}
+
+/// Reads `control = "HOST:PORT"`.
+fn control_of(file: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let table: toml::Table =
+        text.parse().with_context(|| format!("{} is not TOML", file.display()))?;
+    match table.get("control").and_then(toml::Value::as_str) {
+        Some(address) => Ok(address.to_owned()),
+        None => bail!("{} does not say `control = \"HOST:PORT\"`", file.display()),
+    }
+}
