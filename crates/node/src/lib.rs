@@ -1,1 +1,32 @@
 //! The storage node: protocol, segment store and redo behind sockets.
+//!
+//! One thread owns the segments and the hot log; a few serve pages; the rest is in the background.
+//! Rules N1 and on: `README.md`.
+//!
+//! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
+//! [`dispatch`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
+//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`registrar`].
+
+mod asks;
+mod background;
+mod config;
+mod convert;
+mod dispatch;
+mod hydrate;
+mod lines;
+mod log_loop;
+mod mail;
+mod metrics;
+mod node;
+mod pace;
+mod peers;
+mod reader;
+mod registrar;
+mod run;
+mod serve;
+mod shared;
+mod start;
+
+pub use config::NodeConfig;
+pub use node::{Node, Stopper};
+pub use run::run;

@@ -1,0 +1,43 @@
+//! The low-priority thread: flushes, merges and recycles for the store, and keeps its gauges fresh.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::shared::Shared;
+
+/// Rest when there is nothing to do.
+const REST: Duration = Duration::from_millis(250);
+/// Rest after a damaged file or a full disk stopped a unit of work.
+const REST_AFTER_ERROR: Duration = Duration::from_secs(5);
+
+/// Works until the node stops. An error is returned only when the store is stopped for good.
+pub(crate) fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
+    yield_to_everybody();
+    while !shared.stopping() {
+        let rest = match shared.store.background() {
+            Ok(true) => continue,
+            Ok(false) => REST,
+            Err(error) if shared.store.poisoned().is_some() => {
+                return Err(error).context("background work");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "background work stopped short; it will be tried again");
+                REST_AFTER_ERROR
+            }
+        };
+        shared.metrics.store(&shared.store.stats());
+        thread::park_timeout(rest);
+    }
+    Ok(())
+}
+
+/// Best effort: without it the work is done all the same, only less politely.
+fn yield_to_everybody() {
+    let thread = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), 19) {
+        tracing::debug!(%error, "cannot lower the background thread's priority");
+    }
+}

@@ -1,0 +1,213 @@
+//! Who handles which message that reaches the log loop.
+//!
+//! | message | goes to |
+//! |---|---|
+//! | `Append`, `Seal`, `Adopt`, `AskReport`, `AskTail`, `Pull` | the segment |
+//! | `Fill`, `Report`, `Refused` on a line we opened | the segment that asked |
+//! | pages, versions, scans, files | a reader loop; the whole line when it begins with one |
+//! | `CreateSegment`, `DropVolume`, `ListSegments` | here |
+
+use std::time::Instant;
+
+use protocol::{Input, Segment};
+use registry::SegmentPlace;
+use types::{GroupId, MembershipEpoch, NodeId, SegmentId, VolumeId};
+use wire::{Message, Refusal, SegmentSpec};
+
+use crate::convert;
+use crate::lines::LineId;
+use crate::log_loop::LogLoop;
+use crate::mail::{Asker, LOG_LOOP, Mail};
+use crate::serve;
+
+impl LogLoop {
+    /// Handles what one line said in this turn.
+    pub(crate) fn take_all(&mut self, line: LineId, messages: Vec<(u64, Message)>) {
+        if let Some(peer) = self.peers.of_line(line) {
+            for (request, message) in messages {
+                self.take_answer(peer, request, message);
+            }
+            return;
+        }
+        let reads = messages.first().is_some_and(|(_, message)| serve::is_read(message));
+        if reads && !self.log_lines.contains(&line) {
+            return self.hand_over(line, messages);
+        }
+        self.log_lines.insert(line);
+        for (request, message) in messages {
+            self.take(Asker { at: LOG_LOOP, line, request }, message);
+        }
+    }
+
+    /// Gives a line that begins with a read to a reader loop, for good.
+    fn hand_over(&mut self, line: LineId, messages: Vec<(u64, Message)>) {
+        let Some(connection) = self.lines.remove(line) else { return };
+        self.shared.metrics.connections.dec();
+        let connection = Box::new(connection);
+        let mail = Mail::Handover { line, connection, messages };
+        if !self.post.post(self.reader_of(line), mail) {
+            tracing::warn!(line, "a reading connection was closed: the readers are too far behind");
+        }
+    }
+
+    /// Handles one request.
+    pub(crate) fn take(&mut self, from: Asker, message: Message) {
+        if matches!(message, Message::AskManifest { .. } | Message::AskFile { .. }) {
+            let own = "files are read on a connection that begins with AskManifest".to_owned();
+            return self.refuse(from, Refusal::Malformed(own));
+        }
+        if serve::is_read(&message) {
+            if !self.post.post(self.reader_of(from.line), Mail::Ask { from, message }) {
+                let busy = "the readers are too far behind; ask another node".to_owned();
+                self.refuse(from, Refusal::Malformed(busy));
+            }
+            return;
+        }
+        match message {
+            Message::CreateSegment(spec) => self.create(from, spec),
+            Message::DropVolume { volume } => self.drop_volume(from, volume),
+            Message::ListSegments => {
+                let segments = self.segments.iter();
+                let reports = segments.map(|(id, held)| (*id, held.segment.report())).collect();
+                self.answer(from, &Message::Segments(reports));
+            }
+            other => self.take_for_segment(from, other),
+        }
+    }
+
+    fn take_for_segment(&mut self, from: Asker, message: Message) {
+        let late = matches!(message, Message::Adopt { .. });
+        let number = self.asks.number(from, late);
+        let input = match message {
+            Message::Append(batch) => {
+                self.shared.metrics.batches.inc();
+                let bytes: usize = batch.parts.iter().map(|part| part.body.len()).sum();
+                self.shared.metrics.batch_bytes.inc_by(bytes as u64);
+                if let Some(held) = self.segments.get_mut(&batch.header.segment) {
+                    held.note_sent(&batch.header);
+                }
+                (batch.header.segment, Input::Append { from: number, batch })
+            }
+            Message::Seal { segment, epoch } => (segment, Input::Seal { from: number, epoch }),
+            Message::Adopt { segment, history, vdl, until, peer } => {
+                self.pace.hurry(segment, Instant::now());
+                (segment, Input::Adopt { from: number, history, vdl, until, peer })
+            }
+            Message::AskReport { segment } => (segment, Input::AskReport { from: number }),
+            Message::AskTail { segment, epoch, history, after } => {
+                (segment, Input::AskTail { from: number, epoch, history, after })
+            }
+            Message::Pull { segment, history, after, bytes_max } => {
+                (segment, Input::Pull { from: number, history, after, bytes_max })
+            }
+            other => {
+                let what = format!("message kind {} is not a request to a node", other.kind());
+                return self.refuse(from, Refusal::Malformed(what));
+            }
+        };
+        if self.segments.contains_key(&input.0) {
+            self.inputs.push_back(input);
+        } else {
+            self.refuse(from, Refusal::NoSegment(input.0));
+        }
+    }
+
+    fn refuse(&mut self, to: Asker, refusal: Refusal) {
+        self.shared.metrics.refusals.inc();
+        self.answer(to, &Message::Refused(refusal));
+    }
+
+    /// A peer's answer to a question of ours.
+    fn take_answer(&mut self, peer: NodeId, request: u64, message: Message) {
+        let Some(asked) = self.peers.answered(peer, request) else { return };
+        let now = Instant::now();
+        let (segment, input) = match message {
+            Message::Fill { segment, report, batches } => {
+                if !batches.is_empty() {
+                    self.shared.metrics.filled_batches.inc_by(batches.len() as u64);
+                    self.pace.hurry(segment, now);
+                }
+                (segment, Input::Filled { from_peer: peer, report, batches })
+            }
+            Message::Report { segment, report } => {
+                (segment, Input::Filled { from_peer: peer, report, batches: Vec::new() })
+            }
+            Message::Refused(refusal) => {
+                (asked, Input::PeerRefused { peer, refusal: Some(refusal) })
+            }
+            other => {
+                tracing::warn!(%peer, kind = other.kind(), "a peer's answer makes no sense");
+                (asked, Input::PeerRefused { peer, refusal: None })
+            }
+        };
+        if segment == asked {
+            self.inputs.push_back((segment, input));
+        } else {
+            tracing::warn!(%peer, %segment, %asked, "a peer answered for another segment");
+        }
+    }
+
+    /// The control plane's list: what is missing is created; addresses are learnt.
+    pub(crate) fn assigned(&mut self, places: &[SegmentPlace]) {
+        self.peers.learn_places(places);
+        for place in places {
+            let group = GroupId(place.group);
+            let spec = SegmentSpec {
+                segment: SegmentId { volume: place.volume, group },
+                membership: MembershipEpoch(place.membership_epoch),
+                members: place.members.iter().map(|m| (m.node, m.address.clone())).collect(),
+                fresh: place.fresh,
+            };
+            if let Err(refusal) = self.create_if_missing(spec) {
+                tracing::error!(%refusal, "an assigned segment cannot be created");
+            }
+        }
+    }
+
+    fn create(&mut self, from: Asker, spec: SegmentSpec) {
+        match self.create_if_missing(spec) {
+            Ok(()) => self.answer(from, &Message::Done),
+            Err(refusal) => self.refuse(from, refusal),
+        }
+    }
+
+    /// Holds the segment from now on. One that is held stays as it is: what it has promised counts,
+    /// not what an order repeats.
+    fn create_if_missing(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
+        let id = spec.segment;
+        if self.segments.contains_key(&id) {
+            self.peers.learn(&spec);
+            return Ok(());
+        }
+        if spec.members.len() != types::COPIES {
+            let count = spec.members.len();
+            return Err(Refusal::Malformed(format!("segment {id} with {count} members, not six")));
+        }
+        let me = self.shared.host.welcome.node;
+        if spec.members.iter().all(|(node, _)| *node != me) {
+            return Err(Refusal::Malformed(format!("segment {id} is not to be held by {me}")));
+        }
+        let segment = match spec.fresh {
+            true => Segment::fresh(me, spec.clone()),
+            false => Segment::blank(me, spec.clone()),
+        };
+        let added = self.shared.store.add_segment(&spec, &convert::state(segment.state()));
+        added.map_err(|error| error.refusal(types::Lsn::ZERO))?;
+        tracing::info!(segment = %id, fresh = spec.fresh, "segment created");
+        self.hold(&spec, segment);
+        Ok(())
+    }
+
+    fn drop_volume(&mut self, from: Asker, volume: VolumeId) {
+        let ids: Vec<SegmentId> =
+            self.segments.keys().copied().filter(|id| id.volume == volume).collect();
+        for id in ids {
+            self.release(id);
+            if let Err(error) = self.shared.store.drop_segment(id) {
+                return self.refuse(from, error.refusal(types::Lsn::ZERO));
+            }
+            tracing::info!(segment = %id, "segment dropped");
+        }
+        self.answer(from, &Message::Done);
+    }
+}

@@ -1,0 +1,229 @@
+//! The connections of one event loop, with what each still has to do.
+//!
+//! Invariants: a line that may have bytes in its socket is in `busy` until it was read dry (events
+//! are edge-triggered); one with frames to send is in `dirty`, `held` or waiting for its writable
+//! event. A line whose peer does not read is not read from either, so that nobody can make us queue
+//! answers without bound.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use link::{Connection, LinkError, Received, Sent};
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Token, Waker};
+use wire::{Message, frame};
+
+/// Number of a connection, unique in the process's life.
+pub(crate) type LineId = u64;
+
+/// Answers queued for one peer above which its requests wait.
+const QUEUED_BYTES_PAUSE: usize = 16 << 20;
+const SCRATCH_BYTES: usize = 256 << 10;
+const TOKEN_WAKE: Token = Token(0);
+const TOKEN_LISTEN: Token = Token(1);
+const LINES_FROM: usize = 2;
+
+/// One connection and its state in the loop.
+struct Line {
+    connection: Connection,
+    closing: bool,
+    blocked: bool,
+    held: Option<Instant>,
+}
+
+/// What a wait brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Woken {
+    /// There is mail.
+    pub(crate) mail: bool,
+    /// Somebody connects.
+    pub(crate) accepting: bool,
+}
+
+/// The connections of one event loop.
+pub(crate) struct Lines {
+    poll: Poll,
+    events: Events,
+    lines: BTreeMap<LineId, Line>,
+    busy: BTreeSet<LineId>,
+    dirty: BTreeSet<LineId>,
+    held: BTreeSet<(Instant, LineId)>,
+    scratch: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn new() -> io::Result<Lines> {
+        Ok(Lines {
+            poll: Poll::new()?,
+            events: Events::with_capacity(256),
+            lines: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            held: BTreeSet::new(),
+            scratch: vec![0; SCRATCH_BYTES],
+        })
+    }
+
+    pub(crate) fn waker(&self) -> io::Result<Waker> {
+        Waker::new(self.poll.registry(), TOKEN_WAKE)
+    }
+
+    pub(crate) fn listen(&self, listener: &mut impl Source) -> io::Result<()> {
+        self.poll.registry().register(listener, TOKEN_LISTEN, Interest::READABLE)
+    }
+
+    /// Takes a connection in; what is queued on it is sent at the next flush.
+    pub(crate) fn add(&mut self, id: LineId, mut connection: Connection) -> io::Result<()> {
+        let token = Token(usize::try_from(id).unwrap_or(usize::MAX) + LINES_FROM);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(connection.source(), token, both)?;
+        self.lines.insert(id, Line { connection, closing: false, blocked: false, held: None });
+        self.busy.insert(id);
+        self.dirty.insert(id);
+        Ok(())
+    }
+
+    /// Takes a connection out, to be closed or handed to another loop.
+    pub(crate) fn remove(&mut self, id: LineId) -> Option<Connection> {
+        let mut line = self.lines.remove(&id)?;
+        self.busy.remove(&id);
+        self.dirty.remove(&id);
+        if let Some(due) = line.held {
+            self.held.remove(&(due, id));
+        }
+        if let Err(error) = self.poll.registry().deregister(line.connection.source()) {
+            tracing::warn!(peer = line.connection.describe(), %error, "cannot deregister");
+            return None;
+        }
+        Some(line.connection)
+    }
+
+    /// Waits until something happens, but not beyond `deadline`.
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Woken> {
+        let due = self.held.first().map(|(due, _)| *due);
+        let due = [due, deadline].into_iter().flatten().min();
+        let idle = self.readable().next().is_none() && self.dirty.is_empty();
+        let timeout = match due {
+            _ if !idle => Some(Duration::ZERO),
+            Some(due) => Some(due.saturating_duration_since(Instant::now())),
+            None => None,
+        };
+        match self.poll.poll(&mut self.events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        let mut woken = Woken::default();
+        for event in &self.events {
+            match event.token() {
+                TOKEN_WAKE => woken.mail = true,
+                TOKEN_LISTEN => woken.accepting = true,
+                Token(number) => {
+                    let id = (number - LINES_FROM) as LineId;
+                    let Some(line) = self.lines.get_mut(&id) else { continue };
+                    line.closing |= event.is_read_closed() || event.is_error();
+                    if event.is_readable() || line.closing {
+                        self.busy.insert(id);
+                    }
+                    if event.is_writable() && line.blocked {
+                        line.blocked = false;
+                        self.dirty.insert(id);
+                    }
+                }
+            }
+        }
+        self.release_held();
+        Ok(woken)
+    }
+
+    fn release_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some((due, id)) = self.held.first().copied().filter(|(due, _)| *due <= now) {
+            self.held.remove(&(due, id));
+            if let Some(line) = self.lines.get_mut(&id) {
+                line.held = None;
+            }
+            self.dirty.insert(id);
+        }
+    }
+
+    fn readable(&self) -> impl Iterator<Item = LineId> + '_ {
+        let paused = |id: &LineId| {
+            let queued = |line: &Line| line.connection.queued_bytes();
+            self.lines.get(id).is_some_and(|line| queued(line) > QUEUED_BYTES_PAUSE)
+        };
+        self.busy.iter().copied().filter(move |id| !paused(id))
+    }
+
+    /// Reads every line that may have something. `take` gets each line's messages; lines that
+    /// ended are removed and returned with the reason.
+    pub(crate) fn receive(
+        &mut self,
+        mut take: impl FnMut(LineId, Vec<(u64, Message)>),
+    ) -> Vec<(LineId, LinkError)> {
+        let mut ended = Vec::new();
+        for id in self.readable().collect::<Vec<_>>() {
+            let Some(line) = self.lines.get_mut(&id) else { continue };
+            let mut messages = Vec::new();
+            let welcomed = line.connection.peer().is_some();
+            match line.connection.receive(&mut self.scratch, line.closing, &mut messages) {
+                Ok(Received::More) => {}
+                Ok(Received::Drained) => {
+                    self.busy.remove(&id);
+                }
+                Err(error) => ended.push((id, error)),
+            }
+            if !welcomed && line.connection.peer().is_some() {
+                self.dirty.insert(id);
+            }
+            if !messages.is_empty() {
+                take(id, messages);
+            }
+        }
+        for (id, _) in &ended {
+            self.remove(*id);
+        }
+        ended
+    }
+
+    /// Queues a message; a line that is gone needs no answer.
+    pub(crate) fn send(&mut self, id: LineId, request: u64, message: &Message) {
+        self.send_bytes(id, frame::encode(request, message));
+    }
+
+    /// Queues whole frames.
+    pub(crate) fn send_bytes(&mut self, id: LineId, bytes: Bytes) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.connection.send_bytes(bytes);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Sends what may leave. Lines that ended are removed and returned with the reason.
+    pub(crate) fn flush(&mut self) -> Vec<(LineId, LinkError)> {
+        let mut ended = Vec::new();
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(line) = self.lines.get_mut(&id) else { continue };
+            if line.blocked || line.held.is_some() {
+                continue; // the writable event, or the instant, brings it back
+            }
+            match line.connection.flush() {
+                Ok(Sent::All | Sent::Greeting) => {}
+                Ok(Sent::Blocked) => line.blocked = true,
+                Ok(Sent::Held(due)) => {
+                    line.held = Some(due);
+                    self.held.insert((due, id));
+                }
+                Err(error) => ended.push((id, error)),
+            }
+        }
+        for (id, _) in &ended {
+            self.remove(*id);
+        }
+        ended
+    }
+}

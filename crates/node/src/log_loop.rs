@@ -1,0 +1,431 @@
+//! The log loop: one thread that owns every segment, and the only one that writes the hot log.
+//!
+//! A turn reads every connection that has something, feeds the segments, makes everything they want
+//! persisted durable in ONE write, and sends what that lets them answer. While it writes, new
+//! batches gather in the sockets: that is the group commit. Order within a turn (each for a reason):
+//!
+//! 1. receive and handle — no answer leaves yet;
+//! 2. persist — an acknowledgement exists only after it (the segments' own doing, rule V2);
+//! 3. publish accounts — a reader that is asked because of an acknowledgement must know it;
+//! 4. send.
+//!
+//! Reading order: [`LogLoop::run`], [`LogLoop::turn`], `dispatch.rs` (who handles which message).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Instant;
+
+use anyhow::Context as _;
+use link::{Connection, LinkError};
+use mio::net::TcpListener;
+use protocol::{Input, Output, Segment};
+use segstore::LogEntry;
+use types::{Epoch, Lsn, SegmentId};
+use wire::{Message, SegmentSpec};
+
+use crate::asks::Asks;
+use crate::convert;
+use crate::hydrate::Order;
+use crate::lines::{LineId, Lines};
+use crate::mail::{Asker, ChainJob, LOG_LOOP, Mail, Post};
+use crate::metrics::SegmentGauges;
+use crate::pace::Pace;
+use crate::peers::Peers;
+use crate::shared::Shared;
+
+/// One segment and what the loop remembers of it.
+pub(crate) struct Held {
+    pub(crate) segment: Segment,
+    /// Marks last told to the store.
+    marks: (Lsn, Lsn),
+    /// How far the newest writer heard here has sent.
+    sent: (Epoch, Lsn),
+    /// SCL last published.
+    scl: Lsn,
+    gauges: SegmentGauges,
+}
+
+impl Held {
+    /// Notes how far a writer has sent.
+    pub(crate) fn note_sent(&mut self, header: &wire::BatchHeader) {
+        self.sent = self.sent.max((header.epoch, header.last));
+    }
+
+    /// Whether something is known to be missing, or was a moment ago: gossip is urgent.
+    fn is_behind(&mut self, report: &wire::SegmentReport) -> bool {
+        let moved = std::mem::replace(&mut self.scl, report.scl) != report.scl;
+        let (epoch, last) = self.sent;
+        let gap = report.history.last_epoch() == epoch && report.scl < last;
+        gap || (moved && !report.full)
+    }
+}
+
+/// The loop.
+pub(crate) struct LogLoop {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lines: Lines,
+    pub(crate) post: Post,
+    pub(crate) segments: BTreeMap<SegmentId, Held>,
+    pub(crate) peers: Peers,
+    pub(crate) pace: Pace,
+    pub(crate) asks: Asks,
+    /// Inputs still to be handled in this turn.
+    pub(crate) inputs: VecDeque<(SegmentId, Input)>,
+    /// Lines that have spoken of the log, and stay here.
+    pub(crate) log_lines: BTreeSet<LineId>,
+    listener: TcpListener,
+    mail: Receiver<Mail>,
+    hydrator: SyncSender<Order>,
+    lines_made: LineId,
+    persist: Vec<(SegmentId, LogEntry)>,
+    persist_seq: BTreeMap<SegmentId, u64>,
+    replies: Vec<(Asker, Message)>,
+    acks: BTreeMap<(usize, LineId, SegmentId), usize>,
+    touched: BTreeSet<SegmentId>,
+}
+
+/// What the loop is built from.
+pub(crate) struct Parts {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lines: Lines,
+    pub(crate) post: Post,
+    pub(crate) mail: Receiver<Mail>,
+    pub(crate) listener: TcpListener,
+    pub(crate) hydrator: SyncSender<Order>,
+}
+
+impl LogLoop {
+    /// A loop over restored segments.
+    pub(crate) fn new(parts: Parts, restored: Vec<(SegmentSpec, Segment)>) -> LogLoop {
+        let Parts { shared, lines, post, mail, listener, hydrator } = parts;
+        let mut log = LogLoop {
+            shared,
+            lines,
+            post,
+            segments: BTreeMap::new(),
+            peers: Peers::default(),
+            pace: Pace::default(),
+            asks: Asks::default(),
+            inputs: VecDeque::new(),
+            log_lines: BTreeSet::new(),
+            listener,
+            mail,
+            hydrator,
+            lines_made: 0,
+            persist: Vec::new(),
+            persist_seq: BTreeMap::new(),
+            replies: Vec::new(),
+            acks: BTreeMap::new(),
+            touched: BTreeSet::new(),
+        };
+        for (spec, segment) in restored {
+            log.hold(&spec, segment);
+        }
+        log.publish();
+        log
+    }
+
+    /// Takes a segment into the loop.
+    pub(crate) fn hold(&mut self, spec: &SegmentSpec, segment: Segment) {
+        let id = segment.id();
+        self.peers.learn(spec);
+        self.pace.hurry(id, Instant::now());
+        let held = Held {
+            segment,
+            marks: (Lsn::ZERO, Lsn::ZERO),
+            sent: (Epoch(0), Lsn::ZERO),
+            scl: Lsn::ZERO,
+            gauges: self.shared.metrics.of_segment(id),
+        };
+        self.segments.insert(id, held);
+        self.touched.insert(id);
+    }
+
+    /// Takes a segment out.
+    pub(crate) fn release(&mut self, id: SegmentId) {
+        self.segments.remove(&id);
+        self.touched.remove(&id);
+        self.pace.forget(id);
+        self.shared.withdraw(id);
+        self.shared.metrics.dropped(id);
+    }
+
+    /// Works until told to stop. An error means that the node must end: it no longer acknowledges.
+    pub(crate) fn run(mut self) -> anyhow::Result<()> {
+        self.lines.listen(&mut self.listener).context("cannot watch the listening socket")?;
+        while !self.shared.stopping() && self.turn()? {}
+        Ok(())
+    }
+
+    /// One turn; false to stop.
+    fn turn(&mut self) -> anyhow::Result<bool> {
+        let woken = self.lines.wait(self.pace.next()).context("cannot wait for events")?;
+        let begin = Instant::now();
+        if woken.accepting {
+            self.accept();
+        }
+        if woken.mail && !self.read_mail() {
+            return Ok(false);
+        }
+        let batches = self.receive();
+        self.tick(begin);
+        self.settle()?;
+        self.publish();
+        self.send();
+        if batches > 0 {
+            let seconds = begin.elapsed().as_secs_f64();
+            (0..batches).for_each(|_| self.shared.metrics.ack_seconds.observe(seconds));
+        }
+        Ok(true)
+    }
+
+    fn accept(&mut self) {
+        loop {
+            let (stream, from) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Out of descriptors, or the peer is gone already: nothing of ours is lost.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    return;
+                }
+            };
+            let line = self.fresh_line();
+            let accepted = Connection::accept(stream, from, &self.shared.host)
+                .map_err(anyhow::Error::from)
+                .and_then(|connection| Ok(self.lines.add(line, connection)?));
+            match accepted {
+                Ok(()) => {
+                    self.shared.metrics.connections.inc();
+                }
+                Err(error) => tracing::warn!(%from, %error, "connection not taken"),
+            }
+        }
+    }
+
+    fn fresh_line(&mut self) -> LineId {
+        self.lines_made += 1;
+        self.lines_made
+    }
+
+    fn read_mail(&mut self) -> bool {
+        while let Ok(mail) = self.mail.try_recv() {
+            match mail {
+                Mail::Stop => return false,
+                Mail::Ask { from, message } => self.take(from, message),
+                Mail::Answer { line, bytes } => self.lines.send_bytes(line, bytes),
+                Mail::Assigned(places) => self.assigned(&places),
+                Mail::Hydrated { segment, report, flushed } => {
+                    self.inputs.push_back((segment, Input::Hydrated { report, flushed }));
+                    self.pace.hurry(segment, Instant::now());
+                }
+                Mail::NotHydrated { segment, peer } => {
+                    self.inputs.push_back((segment, Input::NotHydrated { peer }));
+                }
+                Mail::Handover { .. } | Mail::Chain { .. } => {
+                    tracing::error!("the log loop got a reader's mail");
+                }
+            }
+        }
+        true
+    }
+
+    /// Reads what has come; returns how many batches were among it.
+    fn receive(&mut self) -> usize {
+        let mut asked = Vec::new();
+        let ended = self.lines.receive(|line, messages| asked.push((line, messages)));
+        let before = self.shared.metrics.batches.get();
+        for (line, messages) in asked {
+            self.take_all(line, messages);
+        }
+        self.ended(ended);
+        (self.shared.metrics.batches.get() - before) as usize
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for segment in self.pace.due(now) {
+            self.inputs.push_back((segment, Input::Tick));
+        }
+        for line in self.peers.silent(now) {
+            tracing::info!(line, "a peer does not answer; hanging up");
+            self.lines.remove(line);
+            self.line_ended(line);
+        }
+    }
+
+    /// Feeds the segments and persists, until neither leads to more.
+    fn settle(&mut self) -> anyhow::Result<()> {
+        loop {
+            while let Some((id, input)) = self.inputs.pop_front() {
+                self.handle(id, input);
+            }
+            if self.persist.is_empty() {
+                return Ok(());
+            }
+            self.persist()?;
+        }
+    }
+
+    fn handle(&mut self, id: SegmentId, input: Input) {
+        let Some(held) = self.segments.get_mut(&id) else { return };
+        let mut out = Vec::new();
+        held.segment.handle(input, &mut out);
+        self.touched.insert(id);
+        for output in out {
+            self.carry_out(id, output);
+        }
+    }
+
+    fn carry_out(&mut self, id: SegmentId, output: Output) {
+        match output {
+            Output::Persist { seq, entry } => {
+                self.persist.push((id, convert::entry(entry)));
+                self.persist_seq.insert(id, seq);
+            }
+            Output::Reply { to, message } => self.reply(to, message),
+            Output::Ask { peer, message } => {
+                self.shared.metrics.pulls.inc();
+                let made = &mut self.lines_made;
+                let fresh = || {
+                    *made += 1;
+                    *made
+                };
+                let party = &self.shared.party;
+                if !self.peers.ask(&mut self.lines, party, fresh, (peer, id), &message) {
+                    self.inputs.push_back((id, Input::PeerRefused { peer, refusal: None }));
+                }
+            }
+            Output::Read { to, after, upto, bytes_max, report } => {
+                let Some(to) = self.asks.find(to) else { return };
+                let job = ChainJob { segment: id, report, after, upto, bytes_max };
+                let reader = self.reader_of(to.line);
+                if !self.post.post(reader, Mail::Chain { to, job }) {
+                    tracing::warn!(segment = %id, "a peer's question was dropped; it will ask again");
+                }
+            }
+            Output::Void { history } => {
+                if let Err(error) = self.shared.store.void(id, &history) {
+                    tracing::error!(segment = %id, %error, "cannot drop void parts from the index");
+                }
+            }
+            Output::Hydrate { peer } => self.order_copy(id, peer),
+        }
+    }
+
+    fn order_copy(&mut self, segment: SegmentId, peer: types::NodeId) {
+        let address = self.peers.address(peer).map(str::to_owned);
+        let ordered = address.is_some_and(|address| {
+            self.hydrator.try_send(Order { segment, peer, address }).is_ok()
+        });
+        if !ordered {
+            self.inputs.push_back((segment, Input::NotHydrated { peer }));
+        }
+    }
+
+    /// Queues an answer. Of several acknowledgements of one segment to one line only the last leaves:
+    /// it covers the earlier ones (rule F6).
+    fn reply(&mut self, to: protocol::Asker, message: Message) {
+        let Some(asker) = self.asks.find(to) else { return };
+        if let Message::Ack { segment, .. } = &message {
+            let key = (asker.at, asker.line, *segment);
+            if let Some(slot) = self.acks.get(&key).and_then(|index| self.replies.get_mut(*index)) {
+                *slot = (asker, message);
+                return;
+            }
+            self.acks.insert(key, self.replies.len());
+        }
+        if let Message::Refused(refusal) = &message {
+            self.shared.metrics.refusals.inc();
+            tracing::debug!(line = asker.line, %refusal, "refused");
+        }
+        self.replies.push((asker, message));
+    }
+
+    /// One durable write for everything that any segment wants persisted.
+    fn persist(&mut self) -> anyhow::Result<()> {
+        let entries = std::mem::take(&mut self.persist);
+        let begin = Instant::now();
+        self.shared.store.append(&entries).context(
+            "the hot log cannot be written; nothing more is acknowledged by this node, whose disk \
+             is to be replaced and its segments rebuilt from their peers",
+        )?;
+        self.shared.metrics.syncs.inc();
+        self.shared.metrics.sync_seconds.observe(begin.elapsed().as_secs_f64());
+        for (id, seq) in std::mem::take(&mut self.persist_seq) {
+            self.inputs.push_back((id, Input::Persisted { seq }));
+        }
+        Ok(())
+    }
+
+    /// Makes known what the touched segments hold, to readers and to the store.
+    fn publish(&mut self) {
+        for id in std::mem::take(&mut self.touched) {
+            let Some(held) = self.segments.get_mut(&id) else { continue };
+            let report = held.segment.report();
+            let marks = (report.vdl.end, report.low_water);
+            if marks != held.marks {
+                held.marks = marks;
+                self.shared.store.advance(id, report.vdl.end, report.low_water);
+            }
+            if held.is_behind(&report) {
+                self.pace.hurry(id, Instant::now());
+            }
+            held.gauges.set(&report);
+            self.shared.publish(id, report);
+        }
+    }
+
+    fn send(&mut self) {
+        self.acks.clear();
+        for (to, message) in std::mem::take(&mut self.replies) {
+            self.answer(to, &message);
+        }
+        let ended = self.lines.flush();
+        self.ended(ended);
+    }
+
+    /// Sends an answer where its asker is.
+    pub(crate) fn answer(&mut self, to: Asker, message: &Message) {
+        if to.at == LOG_LOOP {
+            self.lines.send(to.line, to.request, message);
+            return;
+        }
+        let bytes = wire::frame::encode(to.request, message);
+        if !self.post.post(to.at, Mail::Answer { line: to.line, bytes }) {
+            tracing::warn!(at = to.at, "an answer was lost; its asker will ask again");
+        }
+    }
+
+    /// The reader loop that serves a line's questions.
+    pub(crate) fn reader_of(&self, line: LineId) -> usize {
+        1 + usize::try_from(line).unwrap_or(0) % (self.post.loops() - 1)
+    }
+
+    fn ended(&mut self, ended: Vec<(LineId, LinkError)>) {
+        for (line, error) in ended {
+            match &error {
+                LinkError::Closed { .. } => tracing::debug!(%error, "connection ended"),
+                LinkError::Wire { .. } | LinkError::TurnedAway { .. } => {
+                    tracing::warn!(%error, "connection ended");
+                }
+                _ => tracing::info!(%error, "connection ended"),
+            }
+            self.line_ended(line);
+        }
+    }
+
+    pub(crate) fn line_ended(&mut self, line: LineId) {
+        self.log_lines.remove(&line);
+        match self.peers.ended(line) {
+            Some((peer, segments)) => {
+                for id in segments {
+                    self.inputs.push_back((id, Input::PeerRefused { peer, refusal: None }));
+                }
+            }
+            None => {
+                self.shared.metrics.connections.dec();
+            }
+        }
+    }
+}

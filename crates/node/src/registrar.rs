@@ -1,0 +1,65 @@
+//! Tells the control plane that this node lives, every second, and learns which segments it is to
+//! hold and where their other holders are. A control plane that is away stops nothing.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use registry::{Client, NodeRegistered, NodeRegistration};
+
+use crate::mail::{LOG_LOOP, Mail, Post};
+use crate::shared::Shared;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Registers until the node stops; `first` is the answer that the start got already, if any.
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    post: &Post,
+    client: &Client,
+    registration: &NodeRegistration,
+    first: Option<NodeRegistered>,
+) {
+    let mut news = first;
+    let mut reachable = true;
+    let mut last = None;
+    while !shared.stopping() {
+        if let Some(registered) = news.take().filter(|news| Some(&news.segments) != last.as_ref()) {
+            let segments = registered.segments;
+            if post.post(LOG_LOOP, Mail::Assigned(segments.clone())) {
+                last = Some(segments);
+            }
+        }
+        rest(shared, INTERVAL);
+        if shared.stopping() {
+            return;
+        }
+        match client.register_node(registration) {
+            Ok(registered) => {
+                if !reachable {
+                    tracing::info!(control = client.address(), "control plane is back");
+                }
+                reachable = true;
+                news = Some(registered);
+            }
+            Err(error) => {
+                if reachable {
+                    tracing::warn!(%error, "not registered; serving on, will keep trying");
+                }
+                reachable = false;
+            }
+        }
+    }
+}
+
+/// Sleeps, but wakes up for the end (the thread is unparked).
+fn rest(shared: &Shared, time: Duration) {
+    let until = Instant::now() + time;
+    while !shared.stopping() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::park_timeout(left);
+    }
+}

@@ -1,0 +1,205 @@
+//! Nodes over real sockets and disks, driven by hand as a driver would.
+
+mod common;
+
+use common::*;
+use types::*;
+use wire::*;
+
+fn append(cluster: &Cluster, name: &str, batch: &Batch) -> Lsn {
+    match cluster.connect(name).call(&Message::Append(batch.clone())).expect("acknowledged") {
+        Message::Ack { scl, .. } => scl,
+        other => panic!("an acknowledgement, not {other:?}"),
+    }
+}
+
+fn read(cluster: &Cluster, name: &str, block: u8, read_point: Lsn) -> Result<String, Refusal> {
+    let (segment, keys) = (SEGMENT, vec![key(block)]);
+    let ask = Message::ReadPages { segment, read_point, complete_to: read_point, keys };
+    match cluster.connect(name).call(&ask) {
+        Ok(Message::Pages(pages)) => match &pages[..] {
+            [PageAnswer::Page { bytes, .. }] => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            [PageAnswer::Absent] => Ok(String::new()),
+            [PageAnswer::Failed(refusal)] => Err(refusal.clone()),
+            other => panic!("one page, not {other:?}"),
+        },
+        Err(error) => Err(error.refusal().cloned().expect("a refusal")),
+        Ok(other) => panic!("pages, not {other:?}"),
+    }
+}
+
+fn all() -> Vec<&'static str> {
+    Cluster::names().collect()
+}
+
+#[test]
+fn what_is_acknowledged_is_read_and_survives_a_restart() {
+    let mut cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        assert_eq!(append(&cluster, name, &batch(1, 0, 5, Span::ZERO)), end(4));
+        assert_eq!(append(&cluster, name, &batch(1, 5, 8, Span::ZERO)), end(7));
+    }
+    assert_eq!(read(&cluster, "a1", 0, end(7)), Ok(page(0, 8)));
+    assert_eq!(read(&cluster, "a1", 0, end(3)), Ok(page(0, 4)), "an older version");
+    assert_eq!(
+        read(&cluster, "a1", 0, end(8)),
+        Err(Refusal::Behind { scl: end(7), asked: end(8) })
+    );
+    let metrics = cluster.metrics_text("a1");
+    assert!(
+        metrics.contains("sixfold_node_batches_total{role=\"node\",name=\"a1\"} 2"),
+        "{metrics}"
+    );
+    cluster.stop_node("a1");
+    cluster.start_node("a1");
+    let report = cluster.report("a1").expect("restored");
+    assert_eq!((report.scl, report.sealed, report.full), (end(7), Epoch(1), true));
+    assert_eq!(report.watermark, 708);
+    assert_eq!(read(&cluster, "a1", 1, end(7)), Ok(page(1, 8)));
+}
+
+#[test]
+fn a_connection_carries_reads_and_the_log_in_any_order() {
+    let cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    let reads = Message::ReadPages {
+        segment: SEGMENT,
+        read_point: end(0),
+        complete_to: end(0),
+        keys: vec![key(0)],
+    };
+    let behind = |answer: Result<Message, link::LinkError>| {
+        assert!(matches!(
+            answer.expect_err("nothing written").refusal(),
+            Some(Refusal::Behind { .. })
+        ));
+    };
+    let mut begins_with_read = cluster.connect("b1");
+    behind(begins_with_read.call(&reads));
+    let ack = begins_with_read.call(&Message::Append(batch(1, 0, 1, Span::ZERO)));
+    assert!(matches!(ack, Ok(Message::Ack { .. })), "{ack:?}");
+    assert!(matches!(begins_with_read.call(&reads), Ok(Message::Pages(_))));
+
+    let mut begins_with_log = cluster.connect("b2");
+    let listed = begins_with_log.call(&Message::ListSegments).expect("listed");
+    assert!(matches!(&listed, Message::Segments(s) if s.len() == 1), "{listed:?}");
+    behind(begins_with_log.call(&reads));
+    let ack = begins_with_log.call(&Message::Append(batch(1, 0, 1, Span::ZERO)));
+    assert!(matches!(ack, Ok(Message::Ack { .. })), "{ack:?}");
+    assert!(matches!(begins_with_log.call(&reads), Ok(Message::Pages(_))));
+}
+
+#[test]
+fn many_batches_in_flight_are_acknowledged_by_few_answers() {
+    let cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    let mut client = cluster.connect("c1");
+    for n in 0..500 {
+        client.send(&Message::Append(batch(1, n, n + 1, Span::ZERO))).expect("sent");
+    }
+    let mut answers = 0;
+    loop {
+        let (_, answer) = client.receive().expect("answered");
+        answers += 1;
+        let Message::Ack { scl, .. } = answer else { panic!("not {answer:?}") };
+        if scl == end(499) {
+            break;
+        }
+    }
+    assert!(answers <= 500);
+    assert_eq!(read(&cluster, "c1", 3, end(499)), Ok(page(3, 500)));
+}
+
+#[test]
+fn a_stale_writer_is_refused_with_the_current_epoch() {
+    let cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    let mut client = cluster.connect("a2");
+    client.call(&Message::Seal { segment: SEGMENT, epoch: Epoch(5) }).expect("sealed");
+    let error = client.call(&Message::Append(batch(1, 0, 1, Span::ZERO))).expect_err("fenced");
+    let expected = Refusal::Fenced { asked: Epoch(1), current: Epoch(5) };
+    assert_eq!(error.refusal(), Some(&expected));
+}
+
+#[test]
+fn a_node_that_was_down_is_filled_by_its_peers_without_a_writer_or_control() {
+    let mut cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        append(&cluster, name, &batch(1, 0, 2, Span::ZERO));
+    }
+    cluster.stop_node("c2");
+    for name in &all()[..4] {
+        append(&cluster, name, &batch(1, 2, 9, Span::ZERO));
+    }
+    // Control is gone too: the addresses that c2 remembers are enough.
+    cluster.stop_control();
+    cluster.start_node("c2");
+    for name in ["c1", "c2"] {
+        wait_for("filled by gossip", || {
+            cluster.report(name).ok().filter(|report| report.scl == end(8))
+        });
+        assert_eq!(read(&cluster, name, 2, end(8)), Ok(page(2, 9)));
+    }
+}
+
+#[test]
+fn a_gap_is_filled_and_the_held_batch_behind_it_counts() {
+    let cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in &all()[..5] {
+        append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
+    }
+    assert_eq!(append(&cluster, "c2", &batch(1, 3, 6, Span::ZERO)), Lsn::ZERO);
+    wait_for("the gap is filled", || {
+        cluster.report("c2").ok().filter(|report| report.scl == end(5))
+    });
+}
+
+#[test]
+fn a_wiped_node_is_rebuilt_and_serves_once_the_writer_speaks_to_it() {
+    let mut cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        append(&cluster, name, &batch(1, 0, 40, Span::ZERO));
+    }
+    cluster.stop_node("b2");
+    cluster.wipe("b2");
+    cluster.start_node("b2");
+    let blank = wait_for("it is created blank", || cluster.report("b2").ok());
+    assert!(!blank.full || blank.scl == end(39), "it must not vote before it is rebuilt");
+    let vdl = record(39).meta.span;
+    wait_for("it is full", || {
+        let append = Message::Append(batch(1, 40, 40, vdl));
+        // Refused while the node does not know what it promised before: not an error here.
+        let answer = cluster.connect("b2").call(&append);
+        assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
+        cluster.report("b2").ok().filter(|report| report.full && report.scl == end(39))
+    });
+    assert_eq!(read(&cluster, "b2", 3, end(39)), Ok(page(3, 40)));
+}
+
+#[test]
+fn a_directory_of_another_node_is_refused_in_one_sentence() {
+    let mut cluster = Cluster::start();
+    cluster.stop_node("a1");
+    let why = cluster.misplaced("a2", "a1");
+    assert!(why.contains("data directory of node a1, not of a2"), "{why}");
+}
+
+#[test]
+fn a_dropped_volume_is_gone_after_a_restart_too() {
+    let mut cluster = Cluster::start();
+    cluster.stop_control();
+    let dropped = cluster.connect("a1").call(&Message::DropVolume { volume: VOLUME });
+    assert_eq!(dropped.expect("dropped"), Message::Done);
+    let gone = |cluster: &Cluster| {
+        let error = cluster.report("a1").expect_err("gone");
+        assert_eq!(error.refusal(), Some(&Refusal::NoSegment(SEGMENT)));
+    };
+    gone(&cluster);
+    cluster.stop_node("a1");
+    cluster.start_node("a1");
+    gone(&cluster);
+}
