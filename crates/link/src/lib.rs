@@ -6,16 +6,18 @@
 //! `fill`/`send`) are where TLS would wrap it.
 //!
 //! Reading order: [`party`] (who speaks, and the handshake's checks), [`socket`], [`client`],
-//! [`connection`].
+//! [`connection`], [`timer`].
 
 mod client;
 mod connection;
 mod error;
 mod party;
 mod socket;
+mod timer;
 
 pub use client::Client;
 pub use connection::{Connection, Peer, Received, Sent};
 pub use error::LinkError;
 pub use party::{Host, Party, letter};
 pub use socket::resolve;
+pub use timer::DueTimer;

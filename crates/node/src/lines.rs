@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use link::{Connection, LinkError, Received, Sent};
+use link::{Connection, DueTimer, LinkError, Received, Sent};
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token, Waker};
 use wire::{Message, frame};
@@ -23,7 +23,8 @@ const QUEUED_BYTES_PAUSE: usize = 16 << 20;
 const SCRATCH_BYTES: usize = 256 << 10;
 const TOKEN_WAKE: Token = Token(0);
 const TOKEN_LISTEN: Token = Token(1);
-const LINES_FROM: usize = 2;
+const TOKEN_TIMER: Token = Token(2);
+const LINES_FROM: usize = 3;
 
 /// One connection and its state in the loop.
 struct Line {
@@ -50,18 +51,22 @@ pub(crate) struct Lines {
     busy: BTreeSet<LineId>,
     dirty: BTreeSet<LineId>,
     held: BTreeSet<(Instant, LineId)>,
+    timer: DueTimer,
     scratch: Vec<u8>,
 }
 
 impl Lines {
     pub(crate) fn new() -> io::Result<Lines> {
+        let (poll, mut timer) = (Poll::new()?, DueTimer::new()?);
+        poll.registry().register(&mut timer, TOKEN_TIMER, Interest::READABLE)?;
         Ok(Lines {
-            poll: Poll::new()?,
+            poll,
             events: Events::with_capacity(256),
             lines: BTreeMap::new(),
             busy: BTreeSet::new(),
             dirty: BTreeSet::new(),
             held: BTreeSet::new(),
+            timer,
             scratch: vec![0; SCRATCH_BYTES],
         })
     }
@@ -102,12 +107,13 @@ impl Lines {
 
     /// Waits until something happens, but not beyond `deadline`.
     pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> io::Result<Woken> {
-        let due = self.held.first().map(|(due, _)| *due);
-        let due = [due, deadline].into_iter().flatten().min();
+        if let Some((due, _)) = self.held.first() {
+            self.timer.arm(*due)?;
+        }
         let idle = self.readable().next().is_none() && self.dirty.is_empty();
-        let timeout = match due {
+        let timeout = match deadline {
             _ if !idle => Some(Duration::ZERO),
-            Some(due) => Some(due.saturating_duration_since(Instant::now())),
+            Some(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
             None => None,
         };
         match self.poll.poll(&mut self.events, timeout) {
@@ -119,6 +125,7 @@ impl Lines {
             match event.token() {
                 TOKEN_WAKE => woken.mail = true,
                 TOKEN_LISTEN => woken.accepting = true,
+                TOKEN_TIMER => {} // `release_held` looks at the clock
                 Token(number) => {
                     let id = (number - LINES_FROM) as LineId;
                     let Some(line) = self.lines.get_mut(&id) else { continue };
