@@ -22,6 +22,11 @@ impl Process {
         (state != 'Z' && state != 'X').then_some(Process { pid, started })
     }
 
+    /// A child of this process that it has not collected yet: it may have ended already.
+    pub fn of_child(pid: u32) -> Option<Process> {
+        stat(pid).map(|(_, started)| Process { pid, started })
+    }
+
     /// What the pid file says, if that process still lives.
     pub fn from_file(path: &Path) -> Option<Process> {
         let text = fs::read_to_string(path).ok()?;

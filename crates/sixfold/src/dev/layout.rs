@@ -123,8 +123,11 @@ impl Layout {
 
     fn check_empty(&self) -> anyhow::Result<()> {
         match fs::read_dir(&self.dir) {
+            // A run that failed before it began leaves nothing but these.
             Ok(mut entries) => ensure!(
-                entries.next().is_none(),
+                entries.all(|entry| entry.is_ok_and(|entry| {
+                    ["run", "log", "nodes"].iter().any(|ours| entry.file_name() == *ours)
+                })),
                 "{} is not empty and not a cluster of ours; choose another --dir",
                 self.dir.display()
             ),

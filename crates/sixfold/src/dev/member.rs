@@ -119,8 +119,8 @@ impl Member {
         let child =
             command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         // The child is collected by the supervisor, which collects orphans as well.
-        let process = Process::find(child.id())
-            .with_context(|| format!("{} ended at once; see {}", self.name, path.display()))?;
+        let process = Process::of_child(child.id())
+            .with_context(|| format!("cannot see {} in /proc", self.name))?;
         process.write_file(&layout.pid_file(self.name))?;
         Ok(process)
     }

@@ -1,0 +1,72 @@
+# Two commands: `make run` and `make test`. `make help` lists the others.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install build run test bench sim fmt lint tidy docs ci clean
+
+CARGO ?= cargo
+DIR ?= ./sixfold-dev
+SEEDS ?= 200
+# PostgreSQL's server and contrib modules; mold speeds up linking when it is there but is not needed.
+PACKAGES := postgresql-15 postgresql-client-15
+PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
+
+help:
+	@echo "make run            a whole cluster on this machine, in $(DIR) (DIR=... ARGS='--port 6000')"
+	@echo "make test           every test, end-to-end suites included"
+	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
+	@echo "make sim SEEDS=N    N simulated worlds"
+	@echo "make ci             formatting, lints, tidy, documentation, then every test"
+
+# PostgreSQL comes from the distribution. As root it is installed; otherwise it is said what to install.
+install:
+	@if [ -x "$(PG_BIN)/postgres" ] && [ -x "$(PG_BIN)/pgbench" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+	  echo "PostgreSQL 15 is not in $(PG_BIN). Install it (sudo apt-get install $(PACKAGES)) or set SIXFOLD_PG_BIN." >&2; \
+	  exit 1; \
+	fi; \
+	echo "installing $(PACKAGES)"; \
+	install -d /etc/postgresql-common/createcluster.d; \
+	echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.d/sixfold.conf; \
+	apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+
+build:
+	$(CARGO) build --release --locked -p sixfold-sixfold -p sixfold-shim
+
+run: install build
+	./target/release/sixfold dev up --dir "$(DIR)" $(ARGS)
+
+# The end-to-end suites run the binary and the preload library beside their own executables.
+test: install
+	$(CARGO) build --locked -p sixfold-sixfold -p sixfold-shim
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  $(CARGO) nextest run --locked --workspace --exclude sixfold-tests $(ARGS) && \
+	  $(CARGO) test --locked --workspace --exclude sixfold-tests --doc -q; \
+	else \
+	  $(CARGO) test --locked --workspace --exclude sixfold-tests $(ARGS); \
+	fi
+	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
+
+bench: install build
+	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)
+
+sim:
+	$(CARGO) run --release --locked -p sixfold-sim -- run --seeds $(SEEDS) $(ARGS)
+
+fmt:
+	$(CARGO) fmt --all --check
+
+lint:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+tidy:
+	$(CARGO) xtask tidy
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items -q
+
+ci: fmt tidy lint docs test
+
+clean:
+	$(CARGO) clean
