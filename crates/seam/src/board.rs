@@ -137,7 +137,7 @@ impl Board {
         board.set_mode(mode);
         board.version.store(VERSION, SeqCst);
         board.magic.store(MAGIC, SeqCst);
-        sys::rename(from, to).map_err(BoardError::System)?;
+        instance.adopt(from).and_then(|()| sys::rename(from, to)).map_err(BoardError::System)?;
         board.take_over();
         Ok(board)
     }
@@ -239,7 +239,7 @@ impl Board {
         }
     }
 
-    /// To be called before the driver blocks: from then on a flush writes to the wake FIFO. `false`
+    /// To be called before the driver blocks: from then on a flush rings the alarm. `false`
     /// when a flush has asked for more than `handled` meanwhile: look again instead of blocking.
     pub fn prepare_sleep(&self, handled: u64) -> bool {
         self.wal.driver_asleep.store(1, SeqCst);

@@ -5,7 +5,7 @@
 //! <instance>/shm/board          the board (mapped by everybody)
 //! <instance>/shm/maps/<name>    presence maps, one per relation segment file
 //! <instance>/shm/driver.sock    requests to the driver
-//! <instance>/shm/wake           FIFO by which a sleeping driver is woken
+//! <instance>/shm/wake           datagram socket by which a sleeping driver is woken
 //! ```
 
 use std::ffi::CStr;
@@ -141,6 +141,16 @@ impl Instance {
         self.below(b"/shm")
     }
 
+    /// Gives a file made below the instance to the owner of its shared directory
+    /// ([`crate::sys::give_to_owner_of`]).
+    ///
+    /// # Errors
+    /// The errno.
+    pub fn adopt(&self, path: &CStr) -> Result<(), i32> {
+        let shm = self.shm();
+        crate::sys::give_to_owner_of(shm.as_c_str().ok_or(libc::ENAMETOOLONG)?, path)
+    }
+
     /// The board's file.
     #[must_use]
     pub fn board(&self) -> PathText {
@@ -175,7 +185,7 @@ impl Instance {
         self.below(b"/shm/driver.sock")
     }
 
-    /// The FIFO that wakes the driver.
+    /// The datagram socket that wakes the driver.
     #[must_use]
     pub fn wake(&self) -> PathText {
         self.below(b"/shm/wake")

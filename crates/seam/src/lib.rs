@@ -7,7 +7,7 @@
 //! Reading order: [`sys`] (system calls), [`name`] (which file a path means), [`instance`] (where
 //! things are), [`board`] (the commit path), [`slot`] (who holds claims), [`map`] (presence maps and
 //! their words), [`access`] (reads, writes and discards that obey
-//! them), [`request`] (messages on the driver's socket).
+//! them), [`request`] (messages on the driver's socket), [`socket`] (its addresses).
 
 #![expect(unsafe_code, reason = "shared memory and raw system calls are this crate's subject")]
 
@@ -18,6 +18,7 @@ pub mod map;
 pub mod name;
 pub mod request;
 pub mod slot;
+pub mod socket;
 pub mod sys;
 
 pub use board::{Board, BoardError, Flush, Mode, SharedBoard};

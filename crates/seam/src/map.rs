@@ -124,28 +124,58 @@ impl Map {
         }
     }
 
-    /// Makes the map of a new file: everything present. An earlier file's map of that name is
-    /// replaced; whoever still has that one mapped can do no harm with it, for it was cleared when
-    /// its file went ([`crate::access::discard`]).
+    /// The map of a file that is about to be made: everything present. If one of that name is left
+    /// from a file removed by a process that died on the way, it is emptied.
     ///
     /// # Errors
     /// The errno.
-    pub fn create(instance: &Instance, name: &SegmentName) -> Result<Map, i32> {
-        Map::create_absent(instance, name, 0)
+    pub fn for_new_file(
+        instance: &Instance,
+        name: &SegmentName,
+        claimant: Claimant<'_>,
+    ) -> Result<Map, i32> {
+        loop {
+            if let Some(map) = Map::open(instance, name)? {
+                let dirty = |block: &u32| map.state(*block) != State(0);
+                let end = (0..BLOCKS_PER_SEGMENT).rev().find(dirty).map_or(0, |last| last + 1);
+                crate::access::discard(&map, name, claimant, 0..end, || true);
+                return Ok(map);
+            }
+            let (map, fresh) = Map::unnamed(instance, name, 0)?;
+            let linked = sys::link(terminated(&fresh)?, terminated(&instance.map(name))?);
+            sys::unlink(terminated(&fresh)?)?;
+            match linked {
+                Ok(()) => return Ok(map),
+                Err(libc::EEXIST) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
     }
 
-    /// Makes the map of a skeleton file whose first `blocks` blocks are absent. Appears under its
-    /// name complete or not at all.
+    /// Makes the map of a skeleton file whose first `blocks` blocks are absent, replacing any of
+    /// that name: for the driver, before PostgreSQL starts. Appears complete or not at all.
     ///
     /// # Errors
     /// The errno.
     pub fn create_absent(instance: &Instance, name: &SegmentName, blocks: u32) -> Result<Map, i32> {
-        let path = instance.map(name);
-        let mut fresh = path;
+        let (map, fresh) = Map::unnamed(instance, name, blocks)?;
+        sys::rename(terminated(&fresh)?, terminated(&instance.map(name))?)?;
+        Ok(map)
+    }
+
+    /// A complete map under a temporary name of this process.
+    fn unnamed(
+        instance: &Instance,
+        name: &SegmentName,
+        blocks: u32,
+    ) -> Result<(Map, PathText), i32> {
+        let mut fresh = instance.map(name);
         fresh.push(b".new").push_number(u64::from(sys::own_pid()));
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
         let fd = sys::open(terminated(&fresh)?, flags, 0o600)?;
-        let ready = sys::write(fd, MAGIC).and_then(|_| sys::resize(fd, MAP_BYTES as u64));
+        let ready = sys::write(fd, MAGIC)
+            .and_then(|_| sys::resize(fd, MAP_BYTES as u64))
+            .and_then(|()| instance.adopt(terminated(&fresh)?));
         if let Err(errno) = ready {
             sys::close(fd);
             return Err(errno);
@@ -156,8 +186,7 @@ impl Map {
                 word.store(ABSENT, SeqCst);
             }
         }
-        sys::rename(terminated(&fresh)?, terminated(&path)?)?;
-        Ok(map)
+        Ok((map, fresh))
     }
 
     /// Removes a segment's map from the directory.
@@ -178,6 +207,32 @@ impl Map {
         };
         sys::close(fd);
         mapping.map(|mapping| Map { mapping })
+    }
+
+    /// Gives up the value but not the mapping, for tables of plain words.
+    #[must_use]
+    pub fn into_raw(self) -> *mut u8 {
+        let start = self.mapping.start().as_ptr();
+        std::mem::forget(self);
+        start
+    }
+
+    /// The map whose mapping [`Map::into_raw`] gave; `None` for null.
+    ///
+    /// # Safety
+    /// `start` comes from `into_raw` and has not been made into a `Map` that was dropped. Whoever
+    /// makes more than one `Map` of it at a time lets only the last be dropped.
+    #[must_use]
+    pub unsafe fn from_raw(start: *mut u8) -> Option<Map> {
+        let start = std::ptr::NonNull::new(start)?;
+        // SAFETY: the caller's promise: a live mapping of a whole map.
+        Some(Map { mapping: unsafe { Mapping::from_parts(start, MAP_BYTES) } })
+    }
+
+    /// Whether the block has never been read, written or absent: an idea of a file's growth.
+    #[must_use]
+    pub fn is_untouched(&self, block: u32) -> bool {
+        self.state(block) == State(0)
     }
 
     fn word(&self, block: u32) -> Option<&AtomicU32> {

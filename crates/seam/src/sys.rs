@@ -97,6 +97,29 @@ pub fn identity(path: &CStr) -> Result<(u64, u64), i32> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
+/// Gives a file that root has made to the owner of `directory`, so that PostgreSQL, which refuses
+/// to run as root, can use it. Does nothing for anybody but root.
+///
+/// # Errors
+/// The errno.
+pub fn give_to_owner_of(directory: &CStr, path: &CStr) -> Result<(), i32> {
+    // SAFETY: takes no argument and cannot fail.
+    if unsafe { libc::syscall(libc::SYS_geteuid) } != 0 {
+        return Ok(());
+    }
+    // SAFETY: an all-zero stat is a valid value of that plain struct.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    let at = libc::AT_FDCWD;
+    // SAFETY: the path is terminated and `stat` valid for writing for the duration of the call.
+    restarting(|| unsafe {
+        libc::syscall(libc::SYS_newfstatat, at, directory.as_ptr(), &raw mut stat, 0)
+    })?;
+    let (user, group) = (stat.st_uid, stat.st_gid);
+    // SAFETY: the path is terminated and outlives the call.
+    restarting(|| unsafe { libc::syscall(libc::SYS_fchownat, at, path.as_ptr(), user, group, 0) })
+        .map(drop)
+}
+
 /// Sets an open file's size.
 ///
 /// # Errors
@@ -127,6 +150,17 @@ pub fn rename(from: &CStr, to: &CStr) -> Result<(), i32> {
         libc::syscall(libc::SYS_renameat2, at, from.as_ptr(), at, to.as_ptr(), 0)
     })
     .map(drop)
+}
+
+/// Gives a file a second name; fails with EEXIST rather than replace one.
+///
+/// # Errors
+/// The errno.
+pub fn link(from: &CStr, to: &CStr) -> Result<(), i32> {
+    let at = libc::AT_FDCWD;
+    // SAFETY: both paths are terminated and outlive the call.
+    restarting(|| unsafe { libc::syscall(libc::SYS_linkat, at, from.as_ptr(), at, to.as_ptr(), 0) })
+        .map(drop)
 }
 
 /// Reads once at the descriptor's own offset.
@@ -241,6 +275,15 @@ impl Mapping {
         let start =
             NonNull::new(std::ptr::with_exposed_provenance_mut(start)).ok_or(libc::ENOMEM)?;
         Ok(Mapping { start, bytes })
+    }
+
+    /// A mapping made earlier and forgotten.
+    ///
+    /// # Safety
+    /// `start` and `bytes` describe a live mapping, which nobody else will unmap.
+    #[must_use]
+    pub unsafe fn from_parts(start: NonNull<u8>, bytes: usize) -> Mapping {
+        Mapping { start, bytes }
     }
 
     /// First byte.
