@@ -17,7 +17,9 @@ impl<R: Rules> Segment<R> {
         let header = &batch.header;
         let epoch = header.epoch;
         if epoch == self.accepted.history.last_epoch() {
-            self.gossip.hear_writer(epoch, header.base);
+            if batch.parts.is_empty() {
+                self.gossip.hear_announcement(epoch, header.base);
+            }
             self.hear(header.vdl, header.low_water, header.watermark, out);
         }
         for run in self.missing(batch) {

@@ -62,7 +62,9 @@ impl Gossip {
         self.rebuild.as_ref().is_none_or(|rebuild| rebuild.informed)
     }
 
-    pub(super) fn hear_writer(&mut self, epoch: Epoch, base: Lsn) {
+    /// An announcement names all that its writer has sent of the group, so all that this segment
+    /// can have acknowledged to it before.
+    pub(super) fn hear_announcement(&mut self, epoch: Epoch, base: Lsn) {
         if let Some(rebuild) = &mut self.rebuild
             && rebuild.target.is_none_or(|(of, _)| of < epoch)
         {
@@ -268,7 +270,7 @@ impl<R: Rules> Segment<R> {
         let forgotten = matches!(refusal, Some(Refusal::Forgotten { .. }));
         if forgotten && self.gossip.hydrating.is_none() {
             self.gossip.hydrating = Some((peer, 0));
-            out.push(Output::Hydrate { peer });
+            out.push(Output::Hydrate { peer, history: self.durable.history.clone() });
         }
     }
 
@@ -280,9 +282,11 @@ impl<R: Rules> Segment<R> {
     ) {
         self.gossip.hydrating = None;
         self.learn(&report.history, out);
-        // Files hold durable parts only, whatever history their copier follows.
-        self.hear(report.vdl, report.low_water, report.watermark, out);
-        self.persist_state(out);
+        // An opened epoch's durable point is durable in every later history too.
+        if report.history.last_epoch() <= self.accepted.history.last_epoch() {
+            self.hear(report.vdl, report.low_water, report.watermark, out);
+            self.persist_state(out);
+        }
         self.later(Waiting::Floor { flushed }, out);
     }
 }

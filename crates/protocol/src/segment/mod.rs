@@ -107,7 +107,9 @@ pub enum Input {
     },
     /// A gossip turn.
     Tick,
-    /// The segment's files were copied from a peer and are durable.
+    /// The segment's files were copied from a peer and are durable, and with them, in one step, the
+    /// report's `vdl`, `low_water` and `watermark` where they are higher than the segment's own: its
+    /// files never hold more than the durable point that a restart remembers.
     Hydrated {
         /// The peer's account when it gave out its manifest.
         report: SegmentReport,
@@ -168,6 +170,9 @@ pub enum Output {
     Hydrate {
         /// The peer.
         peer: NodeId,
+        /// Install only what a peer gives out whose manifest's report follows this history (or an
+        /// older one): of a newer one's durable points this segment could not tell what they void.
+        history: History,
     },
 }
 
@@ -214,7 +219,7 @@ enum Waiting {
     Report { to: Asker, epoch: Option<Epoch> },
     Tail { to: Asker, epoch: Epoch, history: History, after: Lsn },
     Fill { to: Asker, history: History, after: Lsn, bytes_max: u32 },
-    Settle { durable: Lsn },
+    Settle { vdl: Span },
     Floor { flushed: Lsn },
 }
 
@@ -337,7 +342,7 @@ impl<R: Rules> Segment<R> {
     /// The highest durable point heard of.
     #[must_use]
     pub fn vdl(&self) -> Span {
-        self.accepted.vdl
+        self.durable.vdl
     }
 
     /// The highest low-water mark heard of.
@@ -368,7 +373,7 @@ impl<R: Rules> Segment<R> {
             scl: self.chain.scl(),
             sealed: self.durable.sealed,
             history: self.durable.history.clone(),
-            vdl: self.accepted.vdl,
+            vdl: self.durable.vdl,
             low_water: self.accepted.low_water,
             watermark: self.accepted.watermark,
             membership: self.durable.membership,
@@ -473,7 +478,10 @@ impl<R: Rules> Segment<R> {
             Waiting::Fill { to, history, after, bytes_max } => {
                 self.fill(to, &history, after, bytes_max, out);
             }
-            Waiting::Settle { durable } => self.chain.settle(durable),
+            Waiting::Settle { vdl } => {
+                self.durable.vdl = self.durable.vdl.max(vdl);
+                self.chain.settle(vdl.end);
+            }
             Waiting::Floor { flushed } => self.chain.raise_floor(flushed),
         }
     }
@@ -484,8 +492,9 @@ impl<R: Rules> Segment<R> {
         self.accepted.watermark = self.accepted.watermark.max(watermark);
         if vdl.end > self.accepted.vdl.end {
             self.accepted.vdl = vdl;
-            // The chain may still hold parts that a pending history voids: they go first.
-            self.later(Waiting::Settle { durable: vdl.end }, out);
+            // The chain may still hold parts that a pending history voids: they go first. Nor may a
+            // report pair this point with the history before, or a peer would settle such parts.
+            self.later(Waiting::Settle { vdl }, out);
         }
     }
 

@@ -47,7 +47,7 @@ impl<R: Rules> Segment<R> {
             return Message::Refused(if epoch < current {
                 Refusal::Fenced { asked: epoch, current }
             } else {
-                Refusal::Malformed(format!("epoch {epoch} asks for a tail before its seal"))
+                Refusal::NotAdopted { epoch }
             });
         }
         match self.chain.tail(history, after) {

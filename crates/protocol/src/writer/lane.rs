@@ -143,6 +143,10 @@ impl Lane {
 
     pub(super) fn poll_send(&mut self, node: NodeId, stamp: &Stamp) -> Option<Bytes> {
         let index = self.index(node).filter(|index| !self.members[*index].refuses)?;
+        // First of all a link carries an announcement: a wiped member learns from it what it lacks.
+        if self.members[index].announce && self.members[index].told == Lsn::ZERO {
+            return Some(self.announcement_to(index, stamp));
+        }
         let next = self.members[index].next.max(self.first);
         if let Some(batch) = self.kept.get((next - self.first) as usize) {
             let bytes = batch.bytes.clone();
@@ -152,15 +156,12 @@ impl Lane {
             self.trim();
             return Some(bytes);
         }
-        // An announcement names the end of the last part: only once that part is in a batch.
-        if !std::mem::take(&mut self.members[index].announce) {
-            return None;
-        }
-        self.members[index].told = stamp.vdl.end;
-        Some(self.announcement(stamp))
+        self.members[index].announce.then(|| self.announcement_to(index, stamp))
     }
 
-    fn announcement(&mut self, stamp: &Stamp) -> Bytes {
+    fn announcement_to(&mut self, index: usize, stamp: &Stamp) -> Bytes {
+        self.members[index].announce = false;
+        self.members[index].told = stamp.vdl.end;
         if let Some((made, base, bytes)) = &self.announcement
             && made == stamp
             && *base == self.base
