@@ -396,9 +396,14 @@ impl Decoder {
         }
         let is = |rmid, info| bytes[header::RMID] == rmid && bytes[header::INFO] & 0xf0 == info;
         let is_switch = is(op::rm::XLOG, op::xlog::SWITCH);
-        if self.abandoned.is_some() && !is(op::rm::XLOG, op::xlog::OVERWRITE_CONTRECORD) {
-            let what = "it follows an abandoned record and does not say so";
-            return Err(wrong(RecordProblem::Content(what)));
+        if let Some(lost) = self.abandoned {
+            // Its main data, behind a two-byte header, begins with the lost record's position.
+            let named = bytes.get(header::SIZE + 2..).and_then(|main| main.first_chunk());
+            let names_it = named.is_some_and(|lsn| u64::from_le_bytes(*lsn) == lost.0);
+            if !is(op::rm::XLOG, op::xlog::OVERWRITE_CONTRECORD) || !names_it {
+                let what = "it follows a lost record and does not say so";
+                return Err(wrong(RecordProblem::Content(what)));
+            }
         }
         // The last page that the record lies on, and how far into the record it begins.
         let last = self.checked.checked_sub(1).and_then(|index| self.marks.get(index));

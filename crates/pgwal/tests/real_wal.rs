@@ -8,12 +8,13 @@ use std::path::Path;
 
 use pgwal::build::{Draft, SegmentBuilder, opening_segments};
 use pgwal::control_file::{ControlFile, DbState};
-use pgwal::effects::{CatalogChange, XactKind, effects};
+use pgwal::effects::{CatalogChange, Effects, XactKind, effects};
 use pgwal::keys::{Fork, Slru};
 use pgwal::layout::{self, BLOCK_SIZE, WAL_PAGE_SIZE, op, op::rm, page};
 use pgwal::{Decoder, Record, Waiting};
 use types::{Lsn, Timeline};
 
+mod oracle;
 mod server;
 use server::Server;
 
@@ -178,11 +179,10 @@ fn images_are_the_pages(records: &[Record], data: &Path) {
 }
 
 /// Effects are known for every record, and the workload's are among them.
-fn effects_are_known(records: &[Record]) {
+fn effects_are_known(log: &[(Record, Effects)]) {
     let (mut kinds, mut slrus, mut changes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut vm_clears, mut latest, mut two_pages) = (0, None, 0);
-    for record in records {
-        let effects = effects(record).unwrap_or_else(|error| panic!("{error}"));
+    for (record, effects) in log {
         vm_clears += effects.vm_clear.len();
         slrus.extend(effects.slru.iter().map(|(slru, _)| *slru));
         two_pages += usize::from(effects.slru.len() > 1);
@@ -208,7 +208,7 @@ fn effects_are_known(records: &[Record]) {
     assert_eq!(slrus, Slru::ALL.into_iter().collect());
     assert_eq!(changes.len(), 13, "{changes:?}");
     assert!(vm_clears > 50 && two_pages > 1000, "{vm_clears} {two_pages}");
-    let highest = records.iter().map(|record| record.xid).max();
+    let highest = log.iter().map(|(record, _)| record.xid).max();
     assert_eq!(latest, highest);
 }
 
@@ -285,7 +285,12 @@ fn every_record_of_a_varied_workload_is_decoded_known_and_rebuilt() {
 
     let dump = server.waldump(&names[0], &names[names.len() - 1]);
     agrees_with_waldump(&records, &dump);
-    effects_are_known(&records);
+    let known = |record: &Record| effects(record).unwrap_or_else(|error| panic!("{error}"));
+    let log: Vec<_> = records.iter().map(|record| (record.clone(), known(record))).collect();
+    effects_are_known(&log);
+    oracle::visibility_maps(&log, &server.data());
+    oracle::slru_pages(&log, &server.data());
+    oracle::files(&log, &server.data());
     images_are_the_pages(&records, &server.data());
     rebuilds_the_segments(&records, start, &wal, parsed.system_id);
     starts_from_a_synthesized_segment(&server, last.span.end, last.span.start);

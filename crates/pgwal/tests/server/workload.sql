@@ -132,6 +132,25 @@ vacuum full pg_class;
 vacuum full pg_authid;
 reindex table pg_database;
 
+-- Visibility maps that are set, cut and cleared in part by every kind of record that does so.
+create table seen (id int, b text) with (fillfactor = 90);
+insert into seen select g, repeat('s', 150) from generate_series(1, 20000) g;
+vacuum (freeze) seen;
+delete from seen where id > 17001;
+vacuum (freeze) seen;
+insert into seen values (0, 'one');
+copy seen from program 'seq 30001 30100 | sed "s/$/\\tcopied/"';
+delete from seen where id in (100, 5000, 9001);
+update seen set b = 'hot' where id in (200, 6000, 9002);
+update seen set b = repeat('moved', 300) where id in (300, 7000, 9003);
+begin; select from seen where id % 1000 = 1 for update; commit;
+begin; select from seen where id = 400 for key share; savepoint s; update seen set b = 'x' where id = 400; commit;
+create table seen_too (like plain);
+insert into seen_too select * from plain;
+insert into seen_too (id, a) select g, g from generate_series(1, 9000) g;
+vacuum seen_too;
+update seen_too set a = 0 where id % 400 = 3;
+
 -- Replication origins.
 select pg_replication_origin_create('origin');
 select pg_replication_origin_session_setup('origin');
@@ -187,3 +206,7 @@ set wal_consistency_checking = 'all';
 insert into docs select g, array[g], point(g, g), int4range(g, g + 1), 1 from generate_series(1, 100) g;
 update plain set a = 1;
 reset wal_consistency_checking;
+
+-- One that stays prepared; from here on nothing is all-visible.
+begin; insert into speculative values (-1); savepoint s; insert into speculative values (-2); savepoint t;
+insert into speculative values (-3); prepare transaction 'kept';
