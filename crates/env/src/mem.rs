@@ -355,12 +355,7 @@ impl Disk for MemDisk {
 }
 
 impl MemFile {
-    fn write(
-        &self,
-        offset: u64,
-        slices: &[IoSlice<'_>],
-        durable: bool,
-    ) -> Result<(), DiskError> {
+    fn write(&self, offset: u64, slices: &[IoSlice<'_>], durable: bool) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         let fail = |kind| error(Operation::Write, &self.path, offset, kind);
         if !self.writable {

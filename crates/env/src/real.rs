@@ -174,7 +174,8 @@ impl File for RealFile {
     }
 
     fn len(&self) -> Result<u64, DiskError> {
-        let meta = self.file.metadata().map_err(|e| failed(Operation::Length, &self.path, 0, &e))?;
+        let meta =
+            self.file.metadata().map_err(|e| failed(Operation::Length, &self.path, 0, &e))?;
         Ok(meta.len())
     }
 

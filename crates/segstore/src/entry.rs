@@ -1,32 +1,20 @@
-//! What goes into the hot log, in order: batches, and changes of a segment's state.
+//! What goes into the hot log: the protocol's entries, as bytes.
 
-use types::{Epoch, History, Lsn, MembershipEpoch, Span};
-use wire::Batch;
+use types::SegmentId;
 
-/// One entry of a segment in the hot log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogEntry {
-    /// Parts of the group's chain.
-    Batch(Batch),
-    /// The segment's state from here on.
-    State(SegmentState),
-}
+pub use protocol::{HeldPart, LogEntry, SegmentState};
 
-/// What a segment must remember besides its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentState {
-    /// Newest epoch sealed.
-    pub sealed: Epoch,
-    /// The epoch history followed.
-    pub history: History,
-    /// Member set in force.
-    pub membership: MembershipEpoch,
-    /// The highest durable point told.
-    pub vdl: Span,
-    /// Highest low-water mark told.
-    pub low_water: Lsn,
-    /// Highest engine watermark told.
-    pub watermark: u64,
-    /// Whether it votes and serves.
-    pub full: bool,
+use crate::codec::put_state;
+use crate::log::{Entry, Kind};
+
+/// The entry as the log holds it: a batch's own bytes, or a state's.
+pub(crate) fn encode(segment: SegmentId, entry: &LogEntry) -> Entry {
+    match entry {
+        LogEntry::Batch(batch) => Entry { segment, kind: Kind::Batch, payload: batch.encode() },
+        LogEntry::State(state) => {
+            let mut payload = Vec::new();
+            put_state(&mut payload, state);
+            Entry { segment, kind: Kind::State, payload: payload.into() }
+        }
+    }
 }

@@ -5,16 +5,34 @@
 //! and small files are merged into larger ones, folding chains of parts into images.
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
-//! Reading order: [`error`], [`options`], [`entry`] (what goes into the log), [`store`] (the front).
+//! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` (memory),
+//! `version` and `read`, `pages` (files), `background`, `merge`, `fold`, `manifest`, `recover`,
+//! [`hydrate`].
 
+mod background;
+mod codec;
 pub mod entry;
 pub mod error;
+mod fold;
+pub mod hydrate;
 pub mod identity;
+mod index;
+mod log;
+mod manifest;
+mod merge;
 pub mod options;
+mod pages;
+mod read;
+mod recover;
+mod segment;
+pub mod stats;
 pub mod store;
+mod version;
 
-pub use entry::{LogEntry, SegmentState};
+pub use entry::{HeldPart, LogEntry, SegmentState};
 pub use error::StoreError;
+pub use hydrate::{Export, Install, Want};
 pub use identity::Identity;
 pub use options::Options;
-pub use store::{Chain, Export, Install, RestoredSegment, Stats, Store, Want};
+pub use stats::Stats;
+pub use store::{Chain, RestoredSegment, ScanPage, Store};

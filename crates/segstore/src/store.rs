@@ -1,43 +1,60 @@
 //! The front of the store: every operation that a node calls.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use env::Disk;
-use types::{Engine, Epoch, History, Lsn, PageKey, SegmentId};
-use wire::{Batch, PageAnswer, PartMeta, SegmentSpec};
+use env::{Disk, DiskError, recipes};
+use types::{Engine, History, Lsn, PageKey, SegmentId, Span};
+use wire::{Batch, PageAnswer, SegmentSpec};
 
-use crate::entry::{LogEntry, SegmentState};
+use crate::background::Work;
+use crate::entry::{self, HeldPart, LogEntry, SegmentState};
 use crate::error::StoreError;
+use crate::hydrate::{Export, Install};
 use crate::identity::Identity;
+use crate::index::Index;
+use crate::log::{Entry, Lives, Log};
 use crate::options::Options;
+use crate::recover::{self, first_manifest};
+use crate::segment::{Segment, dir_name};
+use crate::stats::{Counters, Stats};
 
 /// All segments of one node. Shared between threads.
 pub struct Store {
-    disk: Arc<dyn Disk>,
-    engine: Arc<dyn Engine>,
-    options: Options,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    dir: PathBuf,
+    pub(crate) log: Mutex<Log>,
+    pub(crate) lives: Lives,
+    segments: RwLock<BTreeMap<SegmentId, Arc<Segment>>>,
+    poison: OnceLock<String>,
+    /// Held by whatever changes a segment's files.
+    pub(crate) work: Mutex<Work>,
+    pub(crate) counters: Counters,
 }
 
 /// A segment as the disk gave it back.
 #[derive(Clone, Debug)]
 pub struct RestoredSegment {
-    /// The segment and its members.
+    /// The segment and its members; no members when the manifest was damaged.
     pub spec: SegmentSpec,
     /// Its state; `full` is false when acknowledged parts may be missing (see `damage`).
     pub state: SegmentState,
     /// Every live part that ends at or below is held, in page files: the chain begins here.
     pub flushed: Lsn,
-    /// Live parts above `flushed` that the log holds, by end: epoch, end of the group's part before
-    /// it, meta.
-    pub held: Vec<(Epoch, Lsn, PartMeta)>,
-    /// What was found damaged.
+    /// Live parts above `flushed` that the log holds, by end.
+    pub held: Vec<HeldPart>,
+    /// What was found damaged: the segment is to be rebuilt from its peers.
     pub damage: Option<String>,
 }
 
 /// Answer of [`Store::read_chain`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Chain {
     /// Live batches in chain order.
     Batches(Vec<Batch>),
@@ -45,93 +62,13 @@ pub enum Chain {
     Forgotten(Lsn),
 }
 
-/// Counters for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Durable writes to the log.
-    pub log_writes: u64,
-    /// Bytes written to the log, padding included.
-    pub log_bytes_written: u64,
-    /// Bytes of log files that hold live or retained content.
-    pub log_bytes: u64,
-    /// Parts' bytes not yet in page files.
-    pub unflushed_bytes: u64,
-    /// Page files.
-    pub files: u64,
-    /// Bytes of page files.
-    pub file_bytes: u64,
-    /// Images in page files.
-    pub images: u64,
-    /// Parts in page files.
-    pub deltas: u64,
-    /// Flushes done.
-    pub flushes: u64,
-    /// Bytes written by flushes.
-    pub flushed_bytes: u64,
-    /// Merges done.
-    pub merges: u64,
-    /// Bytes written by merges.
-    pub merged_bytes: u64,
-    /// Chains that the engine could not fold.
-    pub engine_errors: u64,
-    /// Segments with damaged files.
-    pub damaged: u64,
+/// Answer of [`Store::scan`]: key, version and content of pages; first key not looked at.
+pub type ScanPage = (Vec<(PageKey, Lsn, Bytes)>, Option<PageKey>);
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes of an immutable file that an install needs next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Want {
-    /// The file's number in the source's manifest.
-    pub file: u64,
-    /// First byte.
-    pub offset: u64,
-    /// How many.
-    pub length: u32,
-}
-
-/// A segment's files, pinned while this lives, to be copied by a peer.
-pub struct Export {
-    /// The manifest's own encoding.
-    pub manifest: Bytes,
-}
-
-impl Export {
-    /// Bytes of a file; short only at its end.
-    ///
-    /// # Errors
-    /// When there is no such file, or it cannot be read.
-    pub fn read(&self, file: u64, offset: u64, length: u32) -> Result<Bytes, StoreError> {
-        Err(StoreError::Invalid(format!("no file {file} at {offset}, {length}")))
-    }
-}
-
-/// A segment being copied from a peer: ask for [`Install::want`], hand it to [`Install::supply`]
-/// until nothing is wanted, then [`Store::finish_install`].
-pub struct Install {
-    want: Option<Want>,
-}
-
-impl Install {
-    /// What is needed next; `None` when all is here.
-    #[must_use]
-    pub fn want(&self) -> Option<Want> {
-        self.want
-    }
-
-    /// Takes the bytes last wanted.
-    ///
-    /// # Errors
-    /// When they are too few, fail their checks, or cannot be written.
-    pub fn supply(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
-        Err(StoreError::Invalid(format!("{} bytes", bytes.len())))
-    }
-}
-
-fn later<T>() -> Result<T, StoreError> {
-    Err(StoreError::Invalid("not in this build".to_owned()))
-}
-
-#[expect(unused_variables, reason = "signatures first")]
 impl Store {
     /// Creates an empty store in `dir`, which may not hold one.
     ///
@@ -144,7 +81,16 @@ impl Store {
         identity: Identity,
         options: Options,
     ) -> Result<Store, StoreError> {
-        Ok(Store { disk, engine, options })
+        if Identity::load(&*disk, dir)?.is_some() {
+            let what = dir.display();
+            return Err(StoreError::Foreign(format!("{what} holds a store already; open it")));
+        }
+        recipes::create_dir(&*disk, dir)?;
+        for place in ["log", "seg"] {
+            recipes::create_dir(&*disk, &dir.join(place))?;
+        }
+        identity.save(&*disk, dir)?;
+        Store::open(disk, engine, dir, identity, options).map(|(store, _)| store)
     }
 
     /// Opens the store in `dir`: manifests, then the log's tail.
@@ -158,41 +104,162 @@ impl Store {
         identity: Identity,
         options: Options,
     ) -> Result<(Store, Vec<RestoredSegment>), StoreError> {
-        later()
+        let found = Identity::load(&*disk, dir)?
+            .ok_or_else(|| StoreError::Foreign(format!("{} holds no store", dir.display())))?;
+        if found != identity {
+            return Err(StoreError::Foreign(format!(
+                "{} belongs to node {} of cluster {}, incarnation {}",
+                dir.display(),
+                found.node,
+                found.cluster,
+                found.incarnation
+            )));
+        }
+        let log_dir = dir.join("log");
+        let mut openings = recover::load_segments(&*disk, &dir.join("seg"))?;
+        let incarnation = identity.incarnation;
+        let replayed = recover::replay_log(&*disk, &log_dir, incarnation, &mut openings)?;
+        let bytes = options.log_file_bytes;
+        let log = Log::start(Arc::clone(&disk), log_dir, incarnation, bytes, replayed.tail)?;
+        let (mut segments, mut restored) = (BTreeMap::new(), Vec::new());
+        for (id, opening) in openings {
+            let (segment, told) = opening.finish();
+            segments.insert(id, Arc::new(segment));
+            restored.push(told);
+        }
+        let store = Store {
+            disk,
+            engine,
+            options,
+            identity,
+            dir: dir.to_owned(),
+            lives: log.lives(),
+            log: Mutex::new(log),
+            segments: RwLock::new(segments),
+            poison: OnceLock::new(),
+            work: Mutex::new(Work::default()),
+            counters: Counters::default(),
+        };
+        Ok((store, restored))
     }
 
-    /// Holds a segment from now on, durably; for one already held, replaces its spec and state.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    pub(crate) fn segment(&self, id: SegmentId) -> Result<Arc<Segment>, StoreError> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.get(&id).cloned().ok_or(StoreError::NoSegment(id))
+    }
+
+    pub(crate) fn all_segments(&self) -> Vec<Arc<Segment>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.values().cloned().collect()
+    }
+
+    /// Stops the store for good after a failed write.
+    pub(crate) fn fatal(&self, error: &DiskError) -> StoreError {
+        StoreError::Poisoned(self.poison.get_or_init(|| error.to_string()).clone())
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        match self.poison.get() {
+            Some(why) => Err(StoreError::Poisoned(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds a segment from now on, durably; for one already held, replaces only its spec.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn add_segment(&self, spec: &SegmentSpec, state: &SegmentState) -> Result<(), StoreError> {
-        later()
+        self.check()?;
+        let id = spec.segment;
+        let fatal = |error: DiskError| self.fatal(&error);
+        if let Ok(segment) = self.segment(id) {
+            let edit = |manifest: &mut crate::manifest::Manifest| manifest.spec = spec.clone();
+            segment.commit(&*self.disk, None, edit).map_err(fatal)?;
+            return Ok(());
+        }
+        let origin = lock(&self.log).position();
+        let dir = self.dir.join("seg").join(dir_name(id));
+        recipes::create_dir(&*self.disk, &dir).map_err(fatal)?;
+        let manifest = first_manifest(spec, state, origin);
+        manifest.save(&*self.disk, &dir).map_err(fatal)?;
+        let mut index = Index::new(state.clone(), Lsn::ZERO, Lsn::ZERO, Vec::new());
+        (index.state_at, index.applied) = (origin, origin);
+        let segment = Arc::new(Segment::new(id, dir, index, manifest));
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(id, segment);
+        Ok(())
     }
 
-    /// Forgets a segment and frees its space.
+    /// Forgets a segment and frees its space; nothing when it is not held.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn drop_segment(&self, segment: SegmentId) -> Result<(), StoreError> {
-        later()
+    pub fn drop_segment(&self, id: SegmentId) -> Result<(), StoreError> {
+        self.check()?;
+        let fatal = |error: DiskError| self.fatal(&error);
+        let mut work = lock(&self.work);
+        let removed = self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let Some(segment) = removed else { return Ok(()) };
+        if let Some(job) = work.merge.take_if(|job| job.segment.id == id) {
+            job.abandon().map_err(fatal)?;
+        }
+        work.graveyard.retain(|(owner, _)| owner.id != id);
+        // The manifest goes first: without it the rest is garbage.
+        let dir = &segment.dir;
+        recipes::remove_all(&*self.disk, dir, &[crate::manifest::NAME.to_owned()])
+            .map_err(fatal)?;
+        let names = self.disk.list(dir).map_err(fatal)?;
+        recipes::remove_all(&*self.disk, dir, &names).map_err(fatal)?;
+        self.disk.remove_dir(dir).map_err(fatal)?;
+        self.disk.sync_dir(&self.dir.join("seg")).map_err(fatal)
     }
 
     /// Makes entries durable, all in one write, and readable. A state entry's history voids at once.
     ///
     /// # Errors
-    /// Poisoned: this and every later call fails.
+    /// No such segment: nothing was written. Poisoned: this and every later call fails.
     pub fn append(&self, entries: &[(SegmentId, LogEntry)]) -> Result<(), StoreError> {
-        later()
+        self.check()?;
+        let segments: Vec<Arc<Segment>> =
+            entries.iter().map(|(id, _)| self.segment(*id)).collect::<Result<_, _>>()?;
+        let raw: Vec<Entry> = entries.iter().map(|(id, entry)| entry::encode(*id, entry)).collect();
+        let mut log = lock(&self.log);
+        self.check()?;
+        let (locations, bytes) = log.append(&raw).map_err(|error| self.fatal(&error))?;
+        // Indexed in the log's order, before another append may pass.
+        for ((segment, (_, entry)), location) in segments.iter().zip(entries).zip(locations) {
+            let mut index = segment.write();
+            index.applied = location.position();
+            match entry {
+                LogEntry::Batch(batch) => index.insert(batch, location),
+                LogEntry::State(state) => {
+                    index.set_state(state);
+                    index.state_at = location.position();
+                }
+            }
+        }
+        drop(log);
+        self.counters.log_writes.fetch_add(1, Ordering::Relaxed);
+        self.counters.log_bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Tells marks that came without a persisted batch: what may be flushed and folded.
-    pub fn advance(&self, segment: SegmentId, vdl: Lsn, low_water: Lsn) {}
+    pub fn advance(&self, segment: SegmentId, vdl: Span, low_water: Lsn, watermark: u64) {
+        if let Ok(segment) = self.segment(segment) {
+            segment.write().advance(vdl, low_water, watermark);
+        }
+    }
 
     /// The page's newest version at or below the read point. The caller has checked that the
     /// segment is complete to there.
     #[must_use]
     pub fn read_page(&self, segment: SegmentId, key: &PageKey, read_point: Lsn) -> PageAnswer {
-        PageAnswer::Absent
+        self.answer(segment, key, read_point)
     }
 
     /// End of the newest record that changed the page; `None` where no version exists.
@@ -205,7 +272,7 @@ impl Store {
         key: &PageKey,
         read_point: Lsn,
     ) -> Result<Option<Lsn>, StoreError> {
-        later()
+        self.version(segment, key, read_point)
     }
 
     /// Pages that exist in `from..to`, in key order, up to about `bytes_max`, and the first key not
@@ -213,7 +280,6 @@ impl Store {
     ///
     /// # Errors
     /// Forgotten, damaged, or no such segment.
-    #[expect(clippy::type_complexity, reason = "the wire's shape")]
     pub fn scan(
         &self,
         segment: SegmentId,
@@ -221,12 +287,12 @@ impl Store {
         to: &PageKey,
         read_point: Lsn,
         bytes_max: usize,
-    ) -> Result<(Vec<(PageKey, Lsn, Bytes)>, Option<PageKey>), StoreError> {
-        later()
+    ) -> Result<ScanPage, StoreError> {
+        self.pages_between(segment, (from, to), read_point, bytes_max)
     }
 
     /// Live batches that hold the parts with ends in `(after, upto]`, up to about `bytes_max` (at
-    /// least one batch). The first may begin at or before `after`.
+    /// least one batch), without gap. The first may begin before `after`.
     ///
     /// # Errors
     /// Damaged, or no such segment.
@@ -237,7 +303,7 @@ impl Store {
         upto: Lsn,
         bytes_max: usize,
     ) -> Result<Chain, StoreError> {
-        later()
+        self.chain(segment, after, upto, bytes_max)
     }
 
     /// Drops parts that this history voids from the index. (A persisted state entry does so too.)
@@ -245,18 +311,19 @@ impl Store {
     /// # Errors
     /// No such segment.
     pub fn void(&self, segment: SegmentId, history: &History) -> Result<(), StoreError> {
-        later()
+        self.segment(segment)?.write().void_by(history);
+        Ok(())
     }
 
     /// Pins the segment's files for copying.
     ///
     /// # Errors
-    /// No such segment.
+    /// No such segment, or its files are damaged.
     pub fn export(&self, segment: SegmentId) -> Result<Export, StoreError> {
-        later()
+        self.export_files(segment)
     }
 
-    /// Begins to copy a segment that is held here blank, from a peer's manifest.
+    /// Begins to copy a segment that is held here, blank or damaged, from a peer's manifest.
     ///
     /// # Errors
     /// When the manifest is malformed or of another segment.
@@ -265,7 +332,8 @@ impl Store {
         segment: SegmentId,
         manifest: &Bytes,
     ) -> Result<Install, StoreError> {
-        later()
+        self.check()?;
+        self.install(segment, manifest)
     }
 
     /// Verifies every block of the copied files and puts them in place, durably. Returns the
@@ -274,7 +342,8 @@ impl Store {
     /// # Errors
     /// When something is missing or damaged; the segment is as before.
     pub fn finish_install(&self, install: Install) -> Result<Lsn, StoreError> {
-        later()
+        self.check()?;
+        self.put_in_place(install)
     }
 
     /// Does one unit of background work (flush, recycle, merge, remove) and says whether there may
@@ -283,26 +352,61 @@ impl Store {
     /// # Errors
     /// Poisoned.
     pub fn background(&self) -> Result<bool, StoreError> {
-        Ok(false)
+        self.check()?;
+        self.work_unit(&mut lock(&self.work))
     }
 
-    /// Checks every block of a segment's files.
+    /// Flushes what may be flushed of one segment now, whatever its size.
     ///
     /// # Errors
-    /// The first damage found.
+    /// No such segment, or poisoned.
+    pub fn flush_segment(&self, segment: SegmentId) -> Result<bool, StoreError> {
+        self.check()?;
+        let segment = self.segment(segment)?;
+        self.flush(&mut lock(&self.work), &segment)
+    }
+
+    /// Checks every block of a segment's files (scrubbing).
+    ///
+    /// # Errors
+    /// The first damage found; the segment's files are not merged or copied from then on.
     pub fn verify(&self, segment: SegmentId) -> Result<(), StoreError> {
-        later()
+        let segment = self.segment(segment)?;
+        let files = Arc::clone(&segment.read().files);
+        for file in files.iter() {
+            if let Err(error) = file.verify() {
+                segment.write().damage.get_or_insert(error.to_string());
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let oldest = lock(&self.log).oldest_needed();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut stats = Stats {
+            log_writes: load(&self.counters.log_writes),
+            log_bytes_written: load(&self.counters.log_bytes_written),
+            log_bytes: self.lives.bytes_from(oldest),
+            flushes: load(&self.counters.flushes),
+            flushed_bytes: load(&self.counters.flushed_bytes),
+            merges: load(&self.counters.merges),
+            merged_bytes: load(&self.counters.merged_bytes),
+            engine_errors: load(&self.counters.engine_errors),
+            ..Stats::default()
+        };
+        for segment in self.all_segments() {
+            stats.add(&segment.read());
+        }
+        stats
     }
 
     /// Why the store is stopped, if it is.
     #[must_use]
     pub fn poisoned(&self) -> Option<String> {
-        None
+        self.poison.get().cloned()
     }
 }

@@ -1,0 +1,294 @@
+//! Work that yields to reads and appends: flush, recycle, merge, remove; one unit at a time.
+//!
+//! One unit runs at a time (the `work` lock), so file sets change in one place. Every failed write
+//! stops the store; a damaged input stops only the work on its segment.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use types::Lsn;
+use wire::Batch;
+
+use crate::error::StoreError;
+use crate::fold::Folder;
+use crate::index::Run;
+use crate::log::{self, Entry, Kind};
+use crate::merge::{self, MergeJob, StepError, Sweep};
+use crate::pages::block::Binding;
+use crate::pages::{FileMeta, PageFile, PageWriter};
+use crate::segment::{NewFiles, Segment};
+use crate::store::{Store, lock};
+
+/// Keys copied or freed under one hold of a segment's lock.
+const CHUNK_KEYS: usize = 512;
+
+/// What background work remembers between units.
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) merge: Option<MergeJob>,
+    /// Files no manifest names, to be removed once nobody reads them.
+    pub(crate) graveyard: Vec<(Arc<Segment>, Arc<PageFile>)>,
+    /// Where the last merge choice looked, so that segments take turns.
+    turn: usize,
+}
+
+impl Store {
+    pub(crate) fn work_unit(&self, work: &mut Work) -> Result<bool, StoreError> {
+        if self.bury(work)? || self.tidy_log()? {
+            return Ok(true);
+        }
+        if let Some(segment) = self.choose_flush() {
+            self.flush(work, &segment)?;
+            return Ok(true);
+        }
+        if self.retire(work)? {
+            return Ok(true);
+        }
+        self.merge(work)
+    }
+
+    fn bury(&self, work: &mut Work) -> Result<bool, StoreError> {
+        let unused = |(_, file): &(Arc<Segment>, Arc<PageFile>)| Arc::strong_count(file) == 1;
+        let Some(at) = work.graveyard.iter().position(unused) else { return Ok(false) };
+        let (segment, file) = work.graveyard.swap_remove(at);
+        env::recipes::remove_all(&*self.disk, &segment.dir, &[file.name()])
+            .map_err(|error| self.fatal(&error))?;
+        Ok(true)
+    }
+
+    fn tidy_log(&self) -> Result<bool, StoreError> {
+        let mut log = lock(&self.log);
+        if log.tidy().map_err(|error| self.fatal(&error))? {
+            return Ok(true);
+        }
+        let Some(name) = log.spare_wanted() else { return Ok(false) };
+        drop(log);
+        let file =
+            log::ring::create(&*self.disk, &self.log_dir(), name, self.options.log_file_bytes)
+                .map_err(|error| self.fatal(&error))?;
+        lock(&self.log).add_spare(file);
+        Ok(true)
+    }
+
+    fn choose_flush(&self) -> Option<Arc<Segment>> {
+        let sized = |segment: Arc<Segment>| {
+            let bytes = segment.read().bytes;
+            (bytes, segment)
+        };
+        let sizes: Vec<_> = self.all_segments().into_iter().map(sized).collect();
+        let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
+        let threshold =
+            if total >= self.options.flush_total_bytes { 1 } else { self.options.flush_bytes };
+        let ripe = |(bytes, segment): &&(u64, Arc<Segment>)| {
+            // Worth a file only when a good part of it may go.
+            *bytes >= threshold && segment.read().flushable().1 * 2 >= *bytes
+        };
+        sizes.iter().filter(ripe).max_by_key(|(bytes, _)| *bytes).map(|(_, s)| Arc::clone(s))
+    }
+
+    fn writer(&self, segment: &Segment, range: (Lsn, Lsn)) -> Result<PageWriter, StoreError> {
+        let number = segment.next_file();
+        let salt = self.identity.incarnation.0 as u64;
+        let binding = Binding { segment: segment.id, birth: salt.rotate_left(32) ^ number };
+        let bytes = self.options.block_bytes;
+        PageWriter::create(Arc::clone(&self.disk), &segment.dir, number, binding, range, bytes)
+            .map_err(|error| self.fatal(&error))
+    }
+
+    /// Moves what may be flushed to a page file; false when there is nothing.
+    pub(crate) fn flush(
+        &self,
+        work: &mut Work,
+        segment: &Arc<Segment>,
+    ) -> Result<bool, StoreError> {
+        let (upto, flushed, low_water, files, deletes) = {
+            let index = segment.read();
+            let (upto, flushed) = (index.flushable().0, index.flushed);
+            let wanted =
+                |d: &&crate::version::RangeDelete| d.span.end > flushed && d.span.end <= upto;
+            let deletes: Vec<_> = index.deletes.iter().filter(wanted).cloned().collect();
+            let low_water = index.state.low_water.min(upto);
+            (upto, flushed, low_water, Arc::clone(&index.files), deletes)
+        };
+        if upto <= flushed {
+            return Ok(false);
+        }
+        let mut writer = self.writer(segment, (flushed, upto))?;
+        for delete in &deletes {
+            if !(files.is_empty() && delete.span.end <= low_water) {
+                writer.delete(delete.clone());
+            }
+        }
+        let mut sweep = Sweep::new(deletes);
+        let fold_parts = self.options.fold_parts;
+        let engine = &*self.engine;
+        let mut folder = Folder { engine, low_water, fold_parts, older: &files, refused: 0 };
+        let mut from = Bound::Unbounded;
+        loop {
+            let (chunk, last) = segment.read().chunk(from, upto, CHUNK_KEYS);
+            for (key, versions) in chunk {
+                for version in folder.fold(&key, versions, &sweep.covering(&key)) {
+                    writer.push(&key, &version).map_err(|error| self.fatal(&error))?;
+                }
+            }
+            let Some(last) = last else { break };
+            from = Bound::Excluded(last);
+        }
+        self.counters.engine_errors.fetch_add(folder.refused, Ordering::Relaxed);
+        let file = writer.finish().map_err(|error| self.fatal(&error))?.map(Arc::new);
+        let bytes = file.as_ref().map_or(0, |file| file.meta.bytes);
+        let all: Vec<_> = file.into_iter().chain(files.iter().cloned()).collect();
+        drop(files);
+        let change = NewFiles { files: all, flushed: upto, horizon: low_water };
+        self.commit(work, segment, Some(change))?;
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut from = Bound::Unbounded;
+        while let Some(last) = { segment.write().free(from, CHUNK_KEYS) } {
+            from = Bound::Excluded(last);
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn commit(
+        &self,
+        work: &mut Work,
+        segment: &Arc<Segment>,
+        change: Option<NewFiles>,
+    ) -> Result<(), StoreError> {
+        let gone = segment.commit(&*self.disk, change, |_| {}).map_err(|e| self.fatal(&e))?;
+        work.graveyard.extend(gone.into_iter().map(|file| (Arc::clone(segment), file)));
+        Ok(())
+    }
+
+    /// Frees the log's oldest life when more than the retention is held.
+    fn retire(&self, work: &mut Work) -> Result<bool, StoreError> {
+        let (life, newest) = {
+            let log = lock(&self.log);
+            (log.oldest_needed(), log.position().life)
+        };
+        if life >= newest || self.lives.bytes_from(life) <= self.options.log_retain_bytes {
+            return Ok(false);
+        }
+        for segment in self.all_segments() {
+            if !segment.read().unflushed_in(life).is_empty() {
+                self.flush(work, &segment)?;
+            }
+            let rest = segment.read().unflushed_in(life);
+            if !self.copy_forward(&segment, &rest)? {
+                return Ok(false);
+            }
+            let state_at = segment.read().state_at;
+            if state_at.life <= life && segment.manifest().state_at < state_at {
+                self.commit(work, &segment, None)?;
+            }
+        }
+        for segment in self.all_segments() {
+            segment.write().forget_life(life);
+        }
+        lock(&self.log).retire(life);
+        Ok(true)
+    }
+
+    /// Writes batches that cannot be flushed yet to the log's end again; false when one of them is
+    /// damaged, so that its life must stay.
+    fn copy_forward(&self, segment: &Arc<Segment>, runs: &[Run]) -> Result<bool, StoreError> {
+        for run in runs {
+            let batch = match self.read_run(segment.id, run) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    segment.write().damage.get_or_insert(error.to_string());
+                    return Ok(false);
+                }
+            };
+            self.append_copy(segment, &batch)?;
+        }
+        Ok(true)
+    }
+
+    fn append_copy(&self, segment: &Arc<Segment>, batch: &Batch) -> Result<(), StoreError> {
+        let entry = Entry { segment: segment.id, kind: Kind::Batch, payload: batch.encode() };
+        let mut log = lock(&self.log);
+        let (locations, _) = log.append(&[entry]).map_err(|error| self.fatal(&error))?;
+        let mut index = segment.write();
+        for location in locations {
+            index.insert(batch, location);
+            index.applied = location.position();
+        }
+        Ok(())
+    }
+
+    /// One step of the merge under way, or the choice of the next.
+    fn merge(&self, work: &mut Work) -> Result<bool, StoreError> {
+        let Some(mut job) = work.merge.take() else { return self.begin_merge(work) };
+        let (fold_parts, bytes) = (self.options.fold_parts, self.options.merge_step_bytes);
+        match job.step(&*self.engine, fold_parts, bytes) {
+            Ok(false) => work.merge = Some(job),
+            Ok(true) => self.end_merge(work, job)?,
+            Err(StepError::Output(error)) => return Err(self.fatal(&error)),
+            Err(StepError::Input(error)) => {
+                job.segment.write().damage.get_or_insert(error.to_string());
+                job.abandon().map_err(|error| self.fatal(&error))?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn begin_merge(&self, work: &mut Work) -> Result<bool, StoreError> {
+        let segments = self.all_segments();
+        for step in 0..segments.len() {
+            let at = (work.turn + step) % segments.len();
+            let segment = &segments[at];
+            let (files, low_water, damaged) = {
+                let index = segment.read();
+                (Arc::clone(&index.files), index.state.low_water, index.damage.is_some())
+            };
+            let metas: Vec<FileMeta> = files.iter().map(|file| file.meta).collect();
+            let range = merge::choose(&metas, low_water);
+            let Some(range) = range.filter(|_| !damaged) else { continue };
+            let inputs = files[range.clone()].to_vec();
+            let older = files[range.end..].to_vec();
+            let (Some(newest), Some(oldest)) = (inputs.first(), inputs.last()) else { continue };
+            let needed: u64 = inputs.iter().map(|file| file.meta.bytes).sum();
+            let free = self.disk.free_bytes(&segment.dir)?;
+            if free < needed + self.options.reserve_bytes {
+                continue;
+            }
+            let low_water = low_water.min(newest.meta.high);
+            let writer = self.writer(segment, (oldest.meta.low, newest.meta.high))?;
+            work.turn = at + 1;
+            match MergeJob::new(Arc::clone(segment), inputs, older, writer, low_water) {
+                Ok(job) => work.merge = Some(job),
+                Err(failed) => {
+                    let (error, writer) = *failed;
+                    segment.write().damage.get_or_insert(error.to_string());
+                    writer.abandon().map_err(|error| self.fatal(&error))?;
+                }
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn end_merge(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
+        let (segment, low_water) = (Arc::clone(&job.segment), job.low_water);
+        self.counters.engine_errors.fetch_add(job.refused, Ordering::Relaxed);
+        let (inputs, output) = job.finish().map_err(|error| self.fatal(&error))?;
+        let (files, flushed) = {
+            let index = segment.read();
+            (Arc::clone(&index.files), index.flushed)
+        };
+        let first = inputs.first().and_then(|i| files.iter().position(|f| Arc::ptr_eq(f, i)));
+        let at = first.expect("files change only under the work lock, and the merge holds them");
+        let bytes = output.as_ref().map_or(0, |file| file.meta.bytes);
+        let mut all = files[..at].to_vec();
+        all.extend(output.map(Arc::new));
+        all.extend(files[at + inputs.len()..].iter().cloned());
+        drop((files, inputs));
+        self.commit(work, &segment, Some(NewFiles { files: all, flushed, horizon: low_water }))?;
+        self.counters.merges.fetch_add(1, Ordering::Relaxed);
+        self.counters.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}

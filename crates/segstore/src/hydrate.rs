@@ -1,0 +1,181 @@
+//! Copying a segment's files to another node: export, install.
+//!
+//! Rule S9: nothing is put in place before every block of every file has passed its checks against
+//! the segment it is meant for; the source's word is not taken for it.
+
+use std::collections::BTreeSet;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use env::{File, Mode, recipes};
+use types::{Lsn, SegmentId};
+
+use crate::codec::Malformed;
+use crate::error::StoreError;
+use crate::manifest::Manifest;
+use crate::pages::block::Binding;
+use crate::pages::writer::file_name;
+use crate::pages::{FileMeta, PageFile};
+use crate::segment::{NewFiles, Segment};
+use crate::store::{Store, lock};
+
+/// Bytes asked for at once.
+const CHUNK: u64 = 1 << 20;
+
+/// A segment's files, pinned while this lives, to be copied by a peer.
+pub struct Export {
+    /// The manifest's own encoding.
+    pub manifest: Bytes,
+    files: Vec<Arc<PageFile>>,
+}
+
+impl Export {
+    /// Bytes of a file; short only at its end.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be read.
+    pub fn read(&self, file: u64, offset: u64, length: u32) -> Result<Bytes, StoreError> {
+        let found = self.files.iter().find(|known| known.meta.number == file);
+        let found = found.ok_or_else(|| {
+            StoreError::Invalid(format!("file {file} is not in the manifest given out"))
+        })?;
+        found.raw(offset, u64::from(length))
+    }
+}
+
+/// Bytes of an immutable file that an install needs next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Want {
+    /// The file's number in the source's manifest.
+    pub file: u64,
+    /// First byte.
+    pub offset: u64,
+    /// How many.
+    pub length: u32,
+}
+
+/// A segment being copied from a peer: ask for [`Install::want`], hand it to [`Install::supply`]
+/// until nothing is wanted, then [`Store::finish_install`].
+pub struct Install {
+    segment: Arc<Segment>,
+    source: Manifest,
+    /// The source's files under their numbers here, in the source's order.
+    targets: Vec<(FileMeta, Arc<dyn File>)>,
+    current: usize,
+    offset: u64,
+}
+
+impl Install {
+    /// What is needed next; `None` when all is here.
+    #[must_use]
+    pub fn want(&self) -> Option<Want> {
+        let file = self.source.files.get(self.current)?;
+        let length = (file.bytes - self.offset).min(CHUNK);
+        let length = u32::try_from(length).expect("a chunk is small");
+        Some(Want { file: file.number, offset: self.offset, length })
+    }
+
+    /// Takes the bytes last wanted.
+    ///
+    /// # Errors
+    /// When they are too few or too many, or cannot be written; the install is over then.
+    pub fn supply(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
+        let want = self.want().map_or(0, |want| want.length as usize);
+        let Some((meta, file)) = self.targets.get(self.current).filter(|_| bytes.len() == want)
+        else {
+            let found = bytes.len();
+            return Err(StoreError::Invalid(format!("{found} bytes came, {want} were wanted")));
+        };
+        file.write_at(self.offset, &[IoSlice::new(bytes)])?;
+        self.offset += bytes.len() as u64;
+        if self.offset >= meta.bytes {
+            self.current += 1;
+            self.offset = 0;
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    pub(crate) fn export_files(&self, id: SegmentId) -> Result<Export, StoreError> {
+        let segment = self.segment(id)?;
+        // Under the manifest's lock, so that list and files are of one moment.
+        let manifest = segment.manifest();
+        let index = segment.read();
+        if let Some(why) = &index.damage {
+            let what = format!("segment {id}");
+            return Err(StoreError::Damaged { what, why: why.clone() });
+        }
+        let mut said = manifest.clone();
+        said.state = index.state.clone();
+        let manifest = Bytes::from(said.encode());
+        Ok(Export { manifest, files: index.files.to_vec() })
+    }
+
+    /// Removes files in a segment's directory that nothing refers to.
+    fn sweep_dir(&self, segment: &Segment) -> Result<(), StoreError> {
+        let mut known: BTreeSet<String> =
+            segment.read().files.iter().map(|file| file.name()).collect();
+        known.insert(crate::manifest::NAME.to_owned());
+        let names = self.disk.list(&segment.dir)?;
+        let unknown: Vec<String> = names.into_iter().filter(|n| !known.contains(n)).collect();
+        Ok(recipes::remove_all(&*self.disk, &segment.dir, &unknown)?)
+    }
+
+    pub(crate) fn install(&self, id: SegmentId, manifest: &Bytes) -> Result<Install, StoreError> {
+        let segment = self.segment(id)?;
+        let source = Manifest::decode(id, manifest).map_err(|Malformed(why)| {
+            StoreError::Invalid(format!("manifest of segment {id} from a peer: {why}"))
+        })?;
+        let mut work = lock(&self.work);
+        if let Some(job) = work.merge.take_if(|job| job.segment.id == id) {
+            job.abandon().map_err(|error| self.fatal(&error))?;
+        }
+        // Files given out or still read are removed later all the same: their names are gone, and
+        // removing a name twice is no error.
+        self.sweep_dir(&segment)?;
+        let mut targets = Vec::new();
+        for file in &source.files {
+            let number = segment.next_file();
+            let opened = self.disk.open(&segment.dir.join(file_name(number)), Mode::Create)?;
+            targets.push((FileMeta { number, ..*file }, opened));
+        }
+        Ok(Install { segment, source, targets, current: 0, offset: 0 })
+    }
+
+    pub(crate) fn put_in_place(&self, install: Install) -> Result<Lsn, StoreError> {
+        if let Some(want) = install.want() {
+            return Err(StoreError::Invalid(format!("file {} is not complete", want.file)));
+        }
+        let Install { segment, source, targets, .. } = install;
+        let mut files = Vec::new();
+        for (meta, file) in targets {
+            let binding = Binding { segment: segment.id, birth: meta.birth };
+            file.sync().map_err(|error| self.fatal(&error))?;
+            let file = PageFile::open(&*self.disk, &segment.dir, binding, meta)?;
+            file.verify()?;
+            files.push(Arc::new(file));
+        }
+        self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
+        let mut work = lock(&self.work);
+        let flushed = source.flushed;
+        {
+            let mut index = segment.write();
+            if flushed < index.flushed {
+                return Err(StoreError::Invalid(format!(
+                    "the copy of segment {} reaches {flushed}, the one here {}",
+                    segment.id, index.flushed
+                )));
+            }
+            let state = &source.state;
+            index.advance(state.vdl, state.low_water, state.watermark);
+        }
+        let change = NewFiles { files, flushed, horizon: source.horizon };
+        self.commit(&mut work, &segment, Some(change))?;
+        let mut index = segment.write();
+        index.damage = None;
+        index.find_floor();
+        Ok(flushed)
+    }
+}

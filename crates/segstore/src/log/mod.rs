@@ -1,0 +1,10 @@
+//! The hot log that all segments of a node share: a ring of zeroed files.
+//!
+//! Reading order: [`unit`] (bytes of one durable write), [`ring`] (appending), [`replay`].
+
+pub(crate) mod replay;
+pub(crate) mod ring;
+pub(crate) mod unit;
+
+pub(crate) use ring::{Lives, Log};
+pub(crate) use unit::{Entry, Kind, Location, Position};

@@ -1,0 +1,253 @@
+//! Appending to the hot log: one durable write per append, into files that were zeroed before.
+//!
+//! Orders that matter (rule S3):
+//! 1. a new life's header is durable before its first unit, and tells where the life before it ended
+//!    and which lives are still needed;
+//! 2. a file is recycled only after a durable header has said that its life is no longer needed.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use env::{Disk, DiskError, File, recipes};
+use types::Incarnation;
+
+use super::unit::{self, ENTRY_HEADER, Entry, FILE_HEADER, FileHeader, Location, Position};
+
+/// A log file in use or spare.
+#[derive(Clone)]
+pub(crate) struct LogFile {
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+}
+
+/// The files by life, for readers beside the appender.
+#[derive(Clone, Default)]
+pub(crate) struct Lives(Arc<RwLock<BTreeMap<u64, LogFile>>>);
+
+impl Lives {
+    pub(crate) fn get(&self, life: u64) -> Option<LogFile> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&life).cloned()
+    }
+
+    fn insert(&self, life: u64, file: LogFile) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(life, file);
+    }
+
+    fn remove(&self, life: u64) -> Option<LogFile> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&life)
+    }
+
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
+    }
+
+    /// Bytes of the files of this life and later ones.
+    pub(crate) fn bytes_from(&self, life: u64) -> u64 {
+        let lives = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        lives.range(life..).map(|(_, file)| file.bytes).sum()
+    }
+}
+
+/// The appender.
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    incarnation: Incarnation,
+    file_bytes: u64,
+    lives: Lives,
+    spare: Vec<LogFile>,
+    next_name: u64,
+    active: LogFile,
+    at: Position,
+    write: u64,
+    /// Lives below are no longer needed.
+    oldest_needed: u64,
+    /// What the newest durable header says of the above.
+    oldest_durable: u64,
+}
+
+/// What replay found, from which the appender goes on.
+pub(crate) struct Tail {
+    pub(crate) files: BTreeMap<u64, LogFile>,
+    pub(crate) spare: Vec<LogFile>,
+    pub(crate) end: Position,
+    pub(crate) write: u64,
+    pub(crate) oldest: u64,
+    pub(crate) next_name: u64,
+}
+
+impl Log {
+    /// Goes on after what replay found, in a new life: bytes after a torn tail are never followed.
+    pub(crate) fn start(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        incarnation: Incarnation,
+        file_bytes: u64,
+        tail: Tail,
+    ) -> Result<Log, DiskError> {
+        let lives = Lives::default();
+        for (life, file) in tail.files {
+            lives.insert(life, file);
+        }
+        let fits = |file: &&LogFile| file.bytes == file_bytes;
+        let (mut spare, mut next_name) = (tail.spare, tail.next_name);
+        let first = match spare.iter().find(fits) {
+            Some(file) => file.clone(),
+            None => {
+                next_name += 1;
+                let file = create(&*disk, &dir, next_name - 1, file_bytes)?;
+                spare.push(file.clone());
+                file
+            }
+        };
+        let mut log = Log {
+            disk,
+            dir,
+            incarnation,
+            file_bytes,
+            lives,
+            spare,
+            next_name,
+            active: first,
+            at: tail.end,
+            write: tail.write,
+            oldest_needed: tail.oldest.max(1),
+            oldest_durable: tail.oldest.max(1),
+        };
+        log.drop_misfits()?;
+        log.roll(0)?;
+        Ok(log)
+    }
+
+    pub(crate) fn lives(&self) -> Lives {
+        self.lives.clone()
+    }
+
+    /// Where the next unit goes.
+    pub(crate) fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Files that replay could not use.
+    fn drop_misfits(&mut self) -> Result<(), DiskError> {
+        let bytes = self.file_bytes;
+        let (fit, unfit): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.spare).into_iter().partition(|file| file.bytes == bytes);
+        self.spare = fit;
+        let names: Vec<String> = unfit.into_iter().map(|file| file.name).collect();
+        recipes::remove_all(&*self.disk, &self.dir, &names)
+    }
+
+    /// Writes entries durably; returns where each payload lies, and the bytes written.
+    /// One system call, unless the entries do not fit into one file together.
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<(Vec<Location>, u64), DiskError> {
+        let room = self.file_bytes - FILE_HEADER;
+        let mut locations = Vec::with_capacity(entries.len());
+        let mut written = 0;
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut count = 0;
+            let mut length = 0u64;
+            for entry in rest {
+                let more = length + (ENTRY_HEADER + entry.payload.len()) as u64;
+                if count > 0 && unit::unit_bytes(more) > room {
+                    break;
+                }
+                length = more;
+                count += 1;
+            }
+            let (now, later) = rest.split_at(count);
+            let needed = unit::unit_bytes(length);
+            if self.at.offset + needed > self.active.bytes {
+                self.roll(needed)?;
+            }
+            let (bytes, found) = unit::encode(self.incarnation, self.at, self.write, now);
+            self.active.file.write_at_durable(self.at.offset, &[IoSlice::new(&bytes)])?;
+            self.at.offset += bytes.len() as u64;
+            self.write += 1;
+            written += bytes.len() as u64;
+            locations.extend(found);
+            rest = later;
+        }
+        Ok((locations, written))
+    }
+
+    /// Begins a new life with room for `needed` bytes of units.
+    fn roll(&mut self, needed: u64) -> Result<(), DiskError> {
+        let bytes = (FILE_HEADER + needed).max(self.file_bytes);
+        let file = match self.spare.iter().position(|file| file.bytes >= bytes) {
+            Some(index) => self.spare.remove(index),
+            None => {
+                self.next_name += 1;
+                create(&*self.disk, &self.dir, self.next_name - 1, bytes)?
+            }
+        };
+        let header = FileHeader {
+            life: self.at.life + 1,
+            previous_end: self.at.offset,
+            oldest: self.oldest_needed,
+        };
+        let encoded = header.encode(self.incarnation);
+        file.file.write_at_durable(0, &[IoSlice::new(&encoded)])?;
+        self.at = Position { life: header.life, offset: FILE_HEADER };
+        self.oldest_durable = header.oldest;
+        self.lives.insert(header.life, file.clone());
+        self.active = file;
+        Ok(())
+    }
+
+    /// Says that lives up to this one are no longer needed; they are recycled after the next roll.
+    pub(crate) fn retire(&mut self, life: u64) {
+        self.oldest_needed = self.oldest_needed.max(life + 1);
+    }
+
+    /// Lowest life not retired.
+    pub(crate) fn oldest_needed(&self) -> u64 {
+        self.oldest_needed
+    }
+
+    /// Keeps one spare file ready and frees what may go: background work. Returns whether
+    /// something was done.
+    pub(crate) fn tidy(&mut self) -> Result<bool, DiskError> {
+        if let Some(life) = self.lives.oldest()
+            && life < self.oldest_durable
+            && let Some(file) = self.lives.remove(life)
+        {
+            if file.bytes == self.file_bytes && self.spare.len() < 2 {
+                self.spare.push(file);
+            } else {
+                recipes::remove_all(&*self.disk, &self.dir, &[file.name])?;
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Name of a spare file to create, when none is ready. Zeroing takes long, so the caller does
+    /// it without holding the log and hands the file to [`Log::add_spare`].
+    pub(crate) fn spare_wanted(&mut self) -> Option<u64> {
+        self.spare.is_empty().then(|| {
+            self.next_name += 1;
+            self.next_name - 1
+        })
+    }
+
+    pub(crate) fn add_spare(&mut self, file: LogFile) {
+        self.spare.push(file);
+    }
+}
+
+/// Creates a zeroed log file.
+pub(crate) fn create(
+    disk: &dyn Disk,
+    dir: &std::path::Path,
+    name: u64,
+    bytes: u64,
+) -> Result<LogFile, DiskError> {
+    let name = format!("{name:08}.log");
+    let file = recipes::create_zeroed(disk, &dir.join(&name), bytes)?;
+    Ok(LogFile { file, name, bytes })
+}

@@ -1,0 +1,178 @@
+//! Merging neighbouring page files into one, a step at a time; and the choice of what to merge.
+//!
+//! Files hold disjoint, ascending ranges of the log, so that of one page's versions those in a newer
+//! file are all newer. Only neighbours are merged, which keeps it so.
+
+use std::sync::Arc;
+
+use env::DiskError;
+use types::{Engine, Lsn, PageKey};
+
+use crate::error::StoreError;
+use crate::fold::Folder;
+use crate::pages::{Cursor, FileMeta, PageFile, PageWriter};
+use crate::segment::Segment;
+use crate::version::{Place, RangeDelete};
+
+/// Files of similar size that are merged together at least.
+const RUN: usize = 4;
+/// Files above which the newest are merged whatever their sizes.
+const FILES_MAX: usize = 12;
+
+/// Which files to merge: a range of the list, newest first. Pure.
+///
+/// Everything is merged when what lies above the oldest file is as large as it (so that space stays
+/// within about twice the live data), or when deletions wait to free a good part of it; else the
+/// newest files of similar size (so that a read meets few files).
+pub(crate) fn choose(files: &[FileMeta], low_water: Lsn) -> Option<std::ops::Range<usize>> {
+    let (oldest, newer) = files.split_last()?;
+    let above: u64 = newer.iter().map(|file| file.bytes).sum();
+    if newer.is_empty() {
+        return (oldest.deletes > 0 && oldest.high <= low_water).then_some(0..1);
+    }
+    if above >= oldest.bytes {
+        return Some(0..files.len());
+    }
+    let deletes = newer.iter().any(|file| file.deletes > 0 && file.high <= low_water);
+    if deletes && above.saturating_mul(16) >= oldest.bytes {
+        return Some(0..files.len());
+    }
+    let mut count = 0;
+    let mut sum = 0;
+    for file in newer {
+        if count > 0 && file.bytes > sum {
+            break;
+        }
+        sum += file.bytes;
+        count += 1;
+    }
+    if count >= RUN {
+        return Some(0..count);
+    }
+    (files.len() > FILES_MAX).then(|| 0..(files.len() - FILES_MAX + RUN))
+}
+
+/// The deletions that cover keys asked for in ascending order.
+pub(crate) struct Sweep {
+    /// By `from`, descending.
+    waiting: Vec<RangeDelete>,
+    active: Vec<RangeDelete>,
+}
+
+impl Sweep {
+    pub(crate) fn new(mut deletes: Vec<RangeDelete>) -> Sweep {
+        deletes.sort_by_key(|delete| std::cmp::Reverse(delete.from));
+        Sweep { waiting: deletes, active: Vec::new() }
+    }
+
+    pub(crate) fn covering(&mut self, key: &PageKey) -> Vec<Place> {
+        while let Some(delete) = self.waiting.pop_if(|delete| delete.from <= *key) {
+            self.active.push(delete);
+        }
+        self.active.retain(|delete| *key < delete.to);
+        self.active.iter().map(RangeDelete::place).collect()
+    }
+}
+
+/// Why a step failed.
+pub(crate) enum StepError {
+    /// An input is damaged or unreadable.
+    Input(StoreError),
+    /// The output could not be written.
+    Output(DiskError),
+}
+
+/// A merge under way.
+pub(crate) struct MergeJob {
+    pub(crate) segment: Arc<Segment>,
+    /// Newest first.
+    pub(crate) inputs: Vec<Arc<PageFile>>,
+    /// Oldest first.
+    cursors: Vec<Cursor>,
+    older: Vec<Arc<PageFile>>,
+    sweep: Sweep,
+    writer: PageWriter,
+    pub(crate) low_water: Lsn,
+    pub(crate) refused: u64,
+}
+
+impl MergeJob {
+    /// Opens the inputs. `writer` has been created for the range that they span.
+    pub(crate) fn new(
+        segment: Arc<Segment>,
+        inputs: Vec<Arc<PageFile>>,
+        older: Vec<Arc<PageFile>>,
+        mut writer: PageWriter,
+        low_water: Lsn,
+    ) -> Result<MergeJob, Box<(StoreError, PageWriter)>> {
+        let mut deletes = Vec::new();
+        let mut cursors = Vec::new();
+        for file in inputs.iter().rev() {
+            let opened = file.loaded().and_then(|loaded| {
+                deletes.extend(loaded.deletes.iter().cloned());
+                Cursor::new(Arc::clone(file), &PageKey::MIN)
+            });
+            match opened {
+                Ok(cursor) => cursors.push(cursor),
+                Err(error) => return Err(Box::new((error, writer))),
+            }
+        }
+        for delete in &deletes {
+            if !(older.is_empty() && delete.span.end <= low_water) {
+                writer.delete(delete.clone());
+            }
+        }
+        let sweep = Sweep::new(deletes);
+        let refused = 0;
+        Ok(MergeJob { segment, inputs, cursors, older, sweep, writer, low_water, refused })
+    }
+
+    /// Merges until about `bytes` more were read; true when all is written.
+    pub(crate) fn step(
+        &mut self,
+        engine: &dyn Engine,
+        fold_parts: usize,
+        bytes: u64,
+    ) -> Result<bool, StepError> {
+        let read = |cursors: &[Cursor]| cursors.iter().map(|c| c.bytes_read).sum::<u64>();
+        let limit = read(&self.cursors) + bytes;
+        let mut folder = Folder {
+            engine,
+            low_water: self.low_water,
+            fold_parts,
+            older: &self.older,
+            refused: 0,
+        };
+        let mut done = false;
+        while read(&self.cursors) < limit {
+            let mut next: Option<PageKey> = None;
+            for cursor in &mut self.cursors {
+                let key = cursor.peek().map_err(StepError::Input)?;
+                next = [next, key].into_iter().flatten().min();
+            }
+            let Some(key) = next else {
+                done = true;
+                break;
+            };
+            let mut versions = Vec::new();
+            for cursor in &mut self.cursors {
+                cursor.take(&key, &mut versions).map_err(StepError::Input)?;
+            }
+            for version in folder.fold(&key, versions, &self.sweep.covering(&key)) {
+                self.writer.push(&key, &version).map_err(StepError::Output)?;
+            }
+        }
+        self.refused += folder.refused;
+        Ok(done)
+    }
+
+    /// Finishes the output.
+    pub(crate) fn finish(self) -> Result<(Vec<Arc<PageFile>>, Option<PageFile>), DiskError> {
+        Ok((self.inputs, self.writer.finish()?))
+    }
+
+    /// Removes the output.
+    pub(crate) fn abandon(self) -> Result<(), DiskError> {
+        self.writer.abandon()
+    }
+}

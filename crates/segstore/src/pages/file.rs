@@ -1,0 +1,178 @@
+//! A finished page file: lookups by key. Index and filter are read on first use, so that opening a
+//! store does not depend on how much it holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use env::{Disk, DiskError, ErrorKind, File, Mode};
+use types::{Engine, Lsn, PageKey};
+
+use super::block::{self, Binding, BlockAt, FOOTER, Footer, Section};
+use super::writer::file_name;
+use crate::codec::Malformed;
+use crate::error::StoreError;
+use crate::version::{Found, Place, RangeDelete, Version, newest_delete};
+
+/// What the manifest knows of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct FileMeta {
+    /// Its name here.
+    pub(crate) number: u64,
+    /// Bound into its checksums.
+    pub(crate) birth: u64,
+    pub(crate) bytes: u64,
+    /// Versions end in `(low, high]`.
+    pub(crate) low: Lsn,
+    pub(crate) high: Lsn,
+    pub(crate) images: u64,
+    pub(crate) deltas: u64,
+    pub(crate) deletes: u64,
+}
+
+/// A finished page file.
+pub(crate) struct PageFile {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    binding: Binding,
+    pub(crate) meta: FileMeta,
+    loaded: Mutex<Option<Arc<Loaded>>>,
+}
+
+/// What lookups need in memory.
+pub(crate) struct Loaded {
+    pub(crate) blocks: Vec<BlockAt>,
+    filter: Bytes,
+    pub(crate) deletes: Vec<RangeDelete>,
+}
+
+impl PageFile {
+    pub(crate) fn new(
+        file: Arc<dyn File>,
+        path: PathBuf,
+        binding: Binding,
+        meta: FileMeta,
+    ) -> PageFile {
+        PageFile { file, path, binding, meta, loaded: Mutex::new(None) }
+    }
+
+    /// Opens a file that a manifest names. Its content is checked as it is used.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        binding: Binding,
+        meta: FileMeta,
+    ) -> Result<PageFile, DiskError> {
+        let path = dir.join(file_name(meta.number));
+        let file = disk.open(&path, Mode::Read)?;
+        Ok(PageFile::new(file, path, binding, meta))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        file_name(self.meta.number)
+    }
+
+    /// Bytes that the file has now.
+    pub(crate) fn length(&self) -> Result<u64, DiskError> {
+        self.file.len()
+    }
+
+    pub(crate) fn damaged(&self, offset: u64, why: &str) -> StoreError {
+        let what = format!("{} at offset {offset}", self.path.display());
+        StoreError::Damaged { what, why: why.to_owned() }
+    }
+
+    /// Raw bytes, short at the end of the file.
+    pub(crate) fn raw(&self, offset: u64, length: u64) -> Result<Bytes, StoreError> {
+        let length = length.min(self.meta.bytes.saturating_sub(offset));
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        match self.file.read_at(offset, &mut bytes) {
+            Ok(()) => Ok(Bytes::from(bytes)),
+            Err(error) if error.kind == ErrorKind::Eof => Err(self.damaged(offset, "cut short")),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn section(&self, section: Section) -> Result<Bytes, StoreError> {
+        let raw = self.raw(section.offset, section.length)?;
+        let opened = self.binding.open(section.offset, raw);
+        opened.map_err(|Malformed(why)| self.damaged(section.offset, why))
+    }
+
+    /// Index, filter and deletions.
+    pub(crate) fn loaded(&self) -> Result<Arc<Loaded>, StoreError> {
+        let mut place = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = &*place {
+            return Ok(Arc::clone(loaded));
+        }
+        let at = self.meta.bytes.checked_sub(FOOTER as u64);
+        let at = at.ok_or_else(|| self.damaged(0, "too short for a page file"))?;
+        let bad = |offset| move |Malformed(why)| self.damaged(offset, why);
+        let footer = self.raw(at, FOOTER as u64)?;
+        let footer = Footer::decode(self.binding, at, footer).map_err(bad(at))?;
+        let index = self.section(footer.index)?;
+        let deletes = self.section(footer.deletes)?;
+        let loaded = Arc::new(Loaded {
+            blocks: block::get_index(&index, self.meta.bytes).map_err(bad(footer.index.offset))?,
+            filter: self.section(footer.filter)?,
+            deletes: block::get_deletes(&deletes).map_err(bad(footer.deletes.offset))?,
+        });
+        *place = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Entries of one block, checked.
+    pub(crate) fn block(&self, at: &BlockAt) -> Result<Vec<(PageKey, Version)>, StoreError> {
+        let content = self.section(Section { offset: at.offset, length: u64::from(at.length) })?;
+        block::entries(&content).map_err(|Malformed(why)| self.damaged(at.offset, why))
+    }
+
+    /// Adds to `found` what this file knows of the page at or below the read point.
+    pub(crate) fn collect(
+        &self,
+        engine: &dyn Engine,
+        key: &PageKey,
+        read_point: Lsn,
+        found: &mut Found,
+    ) -> Result<(), StoreError> {
+        if self.meta.low >= read_point {
+            return Ok(());
+        }
+        let loaded = self.loaded()?;
+        let deleted: Option<Place> = newest_delete(&loaded.deletes, key, read_point);
+        if block::filter_may_hold(&loaded.filter, block::key_hash(key)) {
+            // A key's versions may run over several blocks; the newest are in the last.
+            let after = loaded.blocks.partition_point(|block| block.first <= *key);
+            for at in loaded.blocks[..after].iter().rev() {
+                let entries = self.block(at)?;
+                let from = entries.partition_point(|(k, _)| k < key);
+                let upto = entries.partition_point(|(k, _)| k <= key);
+                let newest_first = entries[from..upto].iter().rev().map(|(_, version)| version);
+                let seen = newest_first.filter(|version| version.span.end <= read_point);
+                found.walk(engine, key, seen, deleted);
+                if found.is_done() || at.first < *key {
+                    break;
+                }
+            }
+        }
+        found.close(deleted);
+        Ok(())
+    }
+
+    /// Checks every byte.
+    pub(crate) fn verify(&self) -> Result<(), StoreError> {
+        let loaded = self.loaded()?;
+        let mut last: Option<PageKey> = None;
+        for at in &loaded.blocks {
+            for (key, version) in self.block(at)? {
+                let in_range =
+                    version.span.end > self.meta.low && version.span.end <= self.meta.high;
+                if last.is_some_and(|last| last > key) || !in_range {
+                    return Err(self.damaged(at.offset, "entries out of order"));
+                }
+                last = Some(key);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! Immutable page files: versions sorted by key, then place.
+//!
+//! Reading order: [`block`] (entries), [`writer`], [`file`] (lookups), [`cursor`] (reading in order).
+
+pub(crate) mod block;
+pub(crate) mod cursor;
+pub(crate) mod file;
+pub(crate) mod writer;
+
+pub(crate) use cursor::Cursor;
+pub(crate) use file::{FileMeta, PageFile};
+pub(crate) use writer::PageWriter;

@@ -1,0 +1,228 @@
+//! Reading: pages, versions, ranges of pages, and the chain.
+//!
+//! A page is read from one moment: versions in memory and the list of files are taken under one hold
+//! of the segment's lock, files are read outside of it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use types::{Lsn, PageKey, SegmentId};
+use wire::{Batch, PageAnswer};
+
+use crate::error::StoreError;
+use crate::index::{Index, Run};
+use crate::pages::{Cursor, PageFile};
+use crate::segment::Segment;
+use crate::store::{Chain, ScanPage, Store};
+use crate::version::{Found, newest_delete};
+
+/// Runs that changed place while they were being read are looked up again, so often at most.
+const TRIES: usize = 4;
+
+impl Index {
+    /// What memory knows of a page at or below the read point.
+    fn collect(&self, store: &Store, key: &PageKey, read_point: Lsn) -> Found {
+        let mut found = Found::default();
+        let deletes = self.deletes.iter().filter(|delete| delete.span.end > self.flushed);
+        let deleted = newest_delete(deletes, key, read_point);
+        if let Some(versions) = self.versions.get(key) {
+            let upto = versions.partition_point(|version| version.span.end <= read_point);
+            let newest_first =
+                versions[..upto].iter().rev().take_while(|v| v.span.end > self.flushed);
+            found.walk(&*store.engine, key, newest_first, deleted);
+        }
+        found.close(deleted);
+        found
+    }
+
+    fn check_horizon(&self, read_point: Lsn) -> Result<(), StoreError> {
+        if read_point < self.horizon {
+            return Err(StoreError::Forgotten { horizon: self.horizon });
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    fn collect(
+        &self,
+        segment: &Segment,
+        key: &PageKey,
+        read_point: Lsn,
+        enough: impl Fn(&Found) -> bool,
+    ) -> Result<Found, StoreError> {
+        let (mut found, files) = {
+            let index = segment.read();
+            index.check_horizon(read_point)?;
+            (index.collect(self, key, read_point), Arc::clone(&index.files))
+        };
+        for file in files.iter() {
+            if found.is_done() || enough(&found) {
+                break;
+            }
+            file.collect(&*self.engine, key, read_point, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn page(
+        &self,
+        segment: &Segment,
+        key: &PageKey,
+        read_point: Lsn,
+    ) -> Result<Option<(Lsn, Bytes)>, StoreError> {
+        let found = self.collect(segment, key, read_point, |_| false)?;
+        let page = found.build(&*self.engine, key)?;
+        if found.part_count() > self.options.fold_parts * 2
+            && let Some((version, bytes)) = &page
+        {
+            // So that the next read of a page that is changed and read all the time is short.
+            segment.write().keep_image(key, *version, bytes.clone());
+        }
+        Ok(page)
+    }
+
+    pub(crate) fn answer(&self, id: SegmentId, key: &PageKey, read_point: Lsn) -> PageAnswer {
+        let page = self.segment(id).and_then(|segment| self.page(&segment, key, read_point));
+        match page {
+            Ok(Some((version, bytes))) => PageAnswer::Page { version, bytes },
+            Ok(None) => PageAnswer::Absent,
+            Err(error) => PageAnswer::Failed(error.refusal(read_point)),
+        }
+    }
+
+    pub(crate) fn version(
+        &self,
+        id: SegmentId,
+        key: &PageKey,
+        read_point: Lsn,
+    ) -> Result<Option<Lsn>, StoreError> {
+        let segment = self.segment(id)?;
+        let found = self.collect(&segment, key, read_point, |found| found.version().is_some())?;
+        Ok(found.version())
+    }
+
+    pub(crate) fn pages_between(
+        &self,
+        id: SegmentId,
+        (from, to): (&PageKey, &PageKey),
+        read_point: Lsn,
+        bytes_max: usize,
+    ) -> Result<ScanPage, StoreError> {
+        let segment = self.segment(id)?;
+        let mut keys = Keys::new(&segment, from, *to, read_point)?;
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        while let Some(key) = keys.next(&segment)? {
+            if bytes >= bytes_max && !out.is_empty() {
+                return Ok((out, Some(key)));
+            }
+            if let Some((version, page)) = self.page(&segment, &key, read_point)? {
+                bytes += page.len() + PageKey::SIZE + 16;
+                out.push((key, version, page));
+            }
+        }
+        Ok((out, None))
+    }
+
+    /// Reads one batch back from the log, live parts only.
+    pub(crate) fn read_run(&self, id: SegmentId, run: &Run) -> Result<Batch, StoreError> {
+        let damaged = |why: String| StoreError::Damaged {
+            what: format!(
+                "batch of segment {id} in log life {} at offset {}",
+                run.location.life, run.location.offset
+            ),
+            why,
+        };
+        let file = self.lives.get(run.location.life);
+        let file = file.ok_or_else(|| damaged("its file is gone".to_owned()))?;
+        let mut raw = vec![0; run.location.length as usize];
+        file.file.read_at(run.location.offset, &mut raw)?;
+        let mut batch =
+            Batch::decode(Bytes::from(raw)).map_err(|error| damaged(error.to_string()))?;
+        let header = &batch.header;
+        if header.segment != id || header.base != run.base || header.epoch != run.epoch {
+            return Err(damaged("another batch lies there".to_owned()));
+        }
+        batch.parts.retain(|part| part.meta.span.end <= run.last);
+        batch.header.last = run.last;
+        Ok(batch)
+    }
+
+    pub(crate) fn chain(
+        &self,
+        id: SegmentId,
+        after: Lsn,
+        upto: Lsn,
+        bytes_max: usize,
+    ) -> Result<Chain, StoreError> {
+        let segment = self.segment(id)?;
+        let mut tries = 0;
+        'again: loop {
+            tries += 1;
+            let runs = {
+                let index = segment.read();
+                if after < index.floor() {
+                    return Ok(Chain::Forgotten(index.floor()));
+                }
+                index.chain(after, upto, bytes_max)
+            };
+            let mut batches = Vec::with_capacity(runs.len());
+            for run in &runs {
+                match self.read_run(id, run) {
+                    Ok(batch) => batches.push(batch),
+                    // The file may have been recycled under the read: then the run has moved.
+                    Err(_) if tries < TRIES && !segment.read().has_run(run) => continue 'again,
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(Chain::Batches(batches));
+        }
+    }
+}
+
+/// Keys that may exist in a range, ascending, from memory and all files.
+struct Keys {
+    cursors: Vec<Cursor>,
+    /// Memory is asked from here on.
+    from: Bound<PageKey>,
+    to: PageKey,
+}
+
+impl Keys {
+    fn new(
+        segment: &Segment,
+        from: &PageKey,
+        to: PageKey,
+        read_point: Lsn,
+    ) -> Result<Keys, StoreError> {
+        let files: Arc<Vec<Arc<PageFile>>> = {
+            let index = segment.read();
+            index.check_horizon(read_point)?;
+            Arc::clone(&index.files)
+        };
+        let wanted = files.iter().filter(|file| file.meta.low < read_point);
+        let cursors = wanted.map(|file| Cursor::new(Arc::clone(file), from));
+        let cursors = cursors.collect::<Result<Vec<_>, _>>()?;
+        Ok(Keys { cursors, from: Bound::Included(*from), to })
+    }
+
+    fn next(&mut self, segment: &Segment) -> Result<Option<PageKey>, StoreError> {
+        let bounds = match self.from {
+            Bound::Included(from) | Bound::Excluded(from) if from >= self.to => return Ok(None),
+            from => (from, Bound::Excluded(self.to)),
+        };
+        let mut next = segment.read().versions.range(bounds).next().map(|(key, _)| *key);
+        for cursor in &mut self.cursors {
+            let key = cursor.peek()?.filter(|key| *key < self.to);
+            next = [next, key].into_iter().flatten().min();
+        }
+        let Some(key) = next else { return Ok(None) };
+        for cursor in &mut self.cursors {
+            cursor.skip(&key)?;
+        }
+        self.from = Bound::Excluded(key);
+        Ok(Some(key))
+    }
+}

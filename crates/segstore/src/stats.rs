@@ -1,0 +1,63 @@
+//! Numbers for metrics.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::index::Index;
+
+/// Counted as it happens.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) log_writes: AtomicU64,
+    pub(crate) log_bytes_written: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) flushed_bytes: AtomicU64,
+    pub(crate) merges: AtomicU64,
+    pub(crate) merged_bytes: AtomicU64,
+    pub(crate) engine_errors: AtomicU64,
+}
+
+/// A store in numbers, since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Appends to the log.
+    pub log_writes: u64,
+    /// Bytes written to the log, padding included.
+    pub log_bytes_written: u64,
+    /// Bytes of log files that hold live or retained content.
+    pub log_bytes: u64,
+    /// Parts' bytes not yet in page files.
+    pub unflushed_bytes: u64,
+    /// Page files.
+    pub files: u64,
+    /// Bytes of page files.
+    pub file_bytes: u64,
+    /// Images in page files.
+    pub images: u64,
+    /// Parts in page files.
+    pub deltas: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Bytes written by flushes.
+    pub flushed_bytes: u64,
+    /// Merges done.
+    pub merges: u64,
+    /// Bytes written by merges.
+    pub merged_bytes: u64,
+    /// Chains that the engine could not fold.
+    pub engine_errors: u64,
+    /// Segments with damaged files.
+    pub damaged: u64,
+}
+
+impl Stats {
+    pub(crate) fn add(&mut self, index: &Index) {
+        self.unflushed_bytes += index.bytes;
+        self.damaged += u64::from(index.damage.is_some());
+        for file in index.files.iter() {
+            self.files += 1;
+            self.file_bytes += file.meta.bytes;
+            self.images += file.meta.images;
+            self.deltas += file.meta.deltas;
+        }
+    }
+}
