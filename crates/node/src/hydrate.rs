@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use link::Client;
-use types::{Lsn, NodeId, SegmentId};
+use types::{History, Lsn, NodeId, SegmentId};
 use wire::{Message, SegmentReport};
 
 use crate::mail::{LOG_LOOP, Mail, Post};
@@ -26,16 +26,18 @@ pub(crate) struct Order {
     pub(crate) peer: NodeId,
     /// Where the peer is.
     pub(crate) address: String,
+    /// The history that the segment follows: a copy under a newer one is of no use to it.
+    pub(crate) history: History,
 }
 
 /// Copies what is ordered until the orders end.
 pub(crate) fn run(shared: &Arc<Shared>, post: &Post, orders: &Receiver<Order>) {
-    while let Ok(Order { segment, peer, address }) = orders.recv() {
+    while let Ok(Order { segment, peer, address, history }) = orders.recv() {
         if shared.stopping() {
             return;
         }
         let begin = Instant::now();
-        let mail = match copy(shared, segment, &address) {
+        let mail = match copy(shared, segment, &address, &history) {
             Ok((report, flushed, bytes)) => {
                 shared.metrics.hydrations.inc();
                 tracing::info!(%segment, address, bytes, %flushed, seconds = begin.elapsed().as_secs_f64(), "segment copied from peer");
@@ -56,6 +58,7 @@ fn copy(
     shared: &Arc<Shared>,
     segment: SegmentId,
     address: &str,
+    history: &History,
 ) -> anyhow::Result<(SegmentReport, Lsn, u64)> {
     let mut peer = Client::connect(address, &shared.party, TIMEOUT)?;
     let answer = peer.call(&Message::AskManifest { segment })?;
@@ -64,6 +67,9 @@ fn copy(
     };
     if named != segment {
         bail!("{address} sent the manifest of segment {named}");
+    }
+    if report.history.last_epoch() > history.last_epoch() {
+        bail!("{address} follows a newer history; gossip brings it first");
     }
     let mut install = shared.store.begin_install(segment, &manifest).context("begin to install")?;
     let mut copied = 0;

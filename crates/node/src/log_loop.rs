@@ -21,7 +21,7 @@ use link::{Connection, LinkError};
 use mio::net::TcpListener;
 use protocol::{Input, Output, Segment};
 use segstore::LogEntry;
-use types::{Epoch, Lsn, SegmentId};
+use types::{Epoch, History, Lsn, NodeId, SegmentId};
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
@@ -309,14 +309,14 @@ impl LogLoop {
                     tracing::error!(segment = %id, %error, "cannot drop void parts from the index");
                 }
             }
-            Output::Hydrate { peer } => self.order_copy(id, peer),
+            Output::Hydrate { peer, history } => self.order_copy(id, peer, history),
         }
     }
 
-    fn order_copy(&mut self, segment: SegmentId, peer: types::NodeId) {
+    fn order_copy(&mut self, segment: SegmentId, peer: NodeId, history: History) {
         let address = self.peers.address(peer).map(str::to_owned);
         let ordered = address.is_some_and(|address| {
-            self.hydrator.try_send(Order { segment, peer, address }).is_ok()
+            self.hydrator.try_send(Order { segment, peer, address, history }).is_ok()
         });
         if !ordered {
             self.inputs.push_back((segment, Input::NotHydrated { peer }));
@@ -366,7 +366,7 @@ impl LogLoop {
             let marks = (report.vdl.end, report.low_water);
             if marks != held.marks {
                 held.marks = marks;
-                self.shared.store.advance(id, report.vdl.end, report.low_water);
+                self.shared.store.advance(id, report.vdl, report.low_water, report.watermark);
             }
             if held.is_behind(&report) {
                 self.pace.hurry(id, Instant::now());

@@ -126,12 +126,17 @@ fn manifest(
     line: LineId,
     segment: SegmentId,
 ) -> Result<Message, Refusal> {
-    // The account first: the files may then hold more than it says, never less.
-    let report = shared.report(segment).ok_or(Refusal::NoSegment(segment))?;
+    let account = || shared.report(segment).ok_or(Refusal::NoSegment(segment));
+    // The account first: the files may then hold more than it says, never less. Nor may they come
+    // from a newer history than it names, so the history must still be the same afterwards.
+    let report = account()?;
     if !report.full {
         return Err(Refusal::Hydrating(segment));
     }
     let export = shared.store.export(segment).map_err(|error| error.refusal(Lsn::ZERO))?;
+    if account()?.history != report.history {
+        return Err(Refusal::Hydrating(segment));
+    }
     let manifest = export.manifest.clone();
     exports.insert((line, segment), export);
     Ok(Message::Manifest { segment, report, manifest })
