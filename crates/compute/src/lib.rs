@@ -1,17 +1,38 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor.
+//! supervisor. Rules D1 to D19 are in the README; comments cite them.
 //!
 //! Reading order: [`catalog`], [`draft`], [`xids`], [`router`] (pure: what a record means for each
-//! group), [`links`], [`volume_log`], [`wal_tail`], [`ship`] (the hot loop), [`startpoint`],
-//! [`skeleton`], [`settings`], [`supervise`] (PostgreSQL), [`import`], [`create`].
+//! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
+//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`],
+//! [`pages`], [`startpoint`], [`skeleton`], [`import`], [`create`] (opening and creating a volume);
+//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`run`] (PostgreSQL and the
+//! daemon's life).
 
+pub mod attach;
+pub mod bell;
 pub mod catalog;
+pub mod config;
+pub mod copy;
 pub mod create;
 pub mod draft;
 pub mod import;
+pub mod links;
+pub mod metrics;
+pub mod open;
+pub mod pages;
 pub mod router;
+pub mod run;
 pub mod settings;
+pub mod ship;
+pub mod signals;
 pub mod skeleton;
 pub mod startpoint;
 pub mod supervise;
+pub mod tend;
+pub mod volume_log;
+pub mod volume_view;
+pub mod wal_tail;
 pub mod xids;
+
+pub use config::ComputeConfig;
+pub use run::run;

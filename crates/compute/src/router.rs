@@ -11,6 +11,7 @@
 
 use pgwal::effects::{CatalogChange, Effects, Truncated};
 use pgwal::keys::{Fork, Key, Slru};
+use pgwal::layout::op;
 use pgwal::slru::SlruTruncate;
 use pgwal::{WalError, vm};
 use types::{GroupId, PageKey};
@@ -20,6 +21,8 @@ use crate::catalog::Catalog;
 use crate::draft::{CATALOG, Draft};
 use crate::xids::Xids;
 
+/// Where `xl_parameter_change` has `track_commit_timestamp`: after six counts and a flag.
+const TRACK_COMMIT_TIMESTAMP_AT: usize = 25;
 /// Pages of an SLRU segment file.
 const SLRU_SEGMENT_PAGES: u32 = 32;
 
@@ -55,6 +58,12 @@ pub struct Router {
 }
 
 impl Router {
+    /// A router that goes on from this catalog.
+    #[must_use]
+    pub fn new(catalog: Catalog, xids: Xids, commit_timestamps: bool) -> Router {
+        Router { catalog, xids, commit_timestamps, files: Vec::new() }
+    }
+
     /// Splits one record. Records come in log order.
     ///
     /// # Errors
@@ -75,12 +84,21 @@ impl Router {
             self.catalog.put_file(&mut draft, number, content);
         }
         self.xids.note(record.span, record.xid, &effects);
+        self.note_parameters(record);
         let record = finish(draft, record);
         Ok(if copies.is_empty() {
             Routed::Record(record)
         } else {
             Routed::Copy(DatabaseCopy { record, forks: copies })
         })
+    }
+
+    /// Whether commits set timestamps is what the log last said, as in recovery.
+    fn note_parameters(&mut self, record: &pgwal::Record) {
+        let change = record.rmid == op::rm::XLOG && record.op() == op::xlog::PARAMETER_CHANGE;
+        if change && let Some(on) = record.main.get(TRACK_COMMIT_TIMESTAMP_AT) {
+            self.commit_timestamps = *on != 0;
+        }
     }
 
     fn implicit_pages(&mut self, draft: &mut Draft, effects: &Effects) {

@@ -100,6 +100,12 @@ impl Skeleton {
         Ok(Skeleton { instance: instance.to_owned(), pgdata })
     }
 
+    /// A directory that was begun before, in the same life of this process.
+    #[must_use]
+    pub fn resume(instance: &Path) -> Skeleton {
+        Skeleton { instance: instance.to_owned(), pgdata: instance.join("pgdata") }
+    }
+
     /// The data directory.
     #[must_use]
     pub fn pgdata(&self) -> &Path {

@@ -1,0 +1,246 @@
+//! Opens the volume: a new epoch from the control plane, recovery over the links, the catalog.
+//!
+//! Interrupted at any point, the next attempt simply takes a newer epoch; nothing here needs to be
+//! undone.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use pgwal::keys::{Key, Slru};
+use protocol::{Command, Event, Opened, Recovery, Timelines};
+use registry::{Client, CreateVolume, OpenVolume, VolumeInfo};
+use types::{Epoch, GroupId, Lsn, MembershipEpoch, NodeId, SegmentId, Timeline};
+use wire::Message;
+
+use crate::catalog::Catalog;
+use crate::links::{LinkEvent, Links};
+use crate::pages::{PageReader, ReadAt};
+use crate::volume_log::members;
+use crate::volume_view::{GroupView, Positions};
+
+/// Unanswered questions are asked again after this long.
+const TICK: Duration = Duration::from_millis(250);
+/// How often a wait is explained.
+const EXPLAIN: Duration = Duration::from_secs(2);
+
+/// A volume that is ours to write.
+#[derive(Debug)]
+pub struct Volume {
+    /// The control plane's account of it, with our epoch.
+    pub info: VolumeInfo,
+    /// What recovery found.
+    pub opened: Opened,
+    /// Connections to its nodes.
+    pub links: Links,
+}
+
+/// Repeats a control-plane request while it may yet succeed.
+///
+/// # Errors
+/// When it cannot, or `stop` says so.
+pub fn patiently<T>(
+    what: &str,
+    stop: &dyn Fn() -> bool,
+    mut ask: impl FnMut() -> Result<T, registry::Error>,
+) -> anyhow::Result<T> {
+    let mut told: Option<Instant> = None;
+    loop {
+        match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.is_temporary() => {
+                if told.is_none_or(|at| at.elapsed() > EXPLAIN) {
+                    tracing::warn!(%error, "cannot {what} yet");
+                    told = Some(Instant::now());
+                }
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot {what}")),
+        }
+        if stop() {
+            bail!("asked to stop while trying to {what}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The volume of this name, made if there is none.
+///
+/// # Errors
+/// When the control plane refuses.
+pub fn find_volume(
+    control: &Client,
+    name: &str,
+    group_bytes: Option<u64>,
+    stop: &dyn Fn() -> bool,
+) -> anyhow::Result<VolumeInfo> {
+    let wish = CreateVolume { name: name.to_owned(), group_bytes };
+    patiently("find or make the volume", stop, || control.create_volume(&wish))
+}
+
+/// Raises the epoch and recovers the volume. `expected_epoch` makes it fail when somebody else has
+/// opened it since.
+///
+/// # Errors
+/// When fenced by a newer open, refused, or asked to stop.
+pub fn open_volume(
+    control: &Client,
+    volume: &VolumeInfo,
+    instance: &str,
+    expected_epoch: Option<u64>,
+    timelines: Timelines,
+    mut links: Links,
+    stop: &dyn Fn() -> bool,
+) -> anyhow::Result<Volume> {
+    let wish = OpenVolume { instance: instance.to_owned(), expected_epoch };
+    let info = patiently("open the volume", stop, || control.open_volume(volume.id, &wish))?;
+    let epoch = Epoch(info.epoch);
+    tracing::info!(volume = %info.id, %epoch, groups = info.groups.len(), "opening the volume");
+    let mut groups = Vec::new();
+    for group in &info.groups {
+        let nodes = members(group)
+            .with_context(|| format!("group {} has {} members", group.id, group.members.len()))?;
+        groups.push((GroupId(group.id), MembershipEpoch(group.membership_epoch), nodes));
+        for member in &group.members {
+            links.add(member.node, &member.address);
+        }
+    }
+    let recovery = Recovery::new(info.id, epoch, groups, timelines);
+    let opened = recover(recovery, &mut links, stop)?;
+    tracing::info!(%epoch, vdl = %opened.vdl.end, timeline = %opened.timeline(), "volume open");
+    Ok(Volume { info, opened, links })
+}
+
+fn recover(
+    mut recovery: Recovery,
+    links: &mut Links,
+    stop: &dyn Fn() -> bool,
+) -> anyhow::Result<Opened> {
+    for node in links.nodes().collect::<Vec<_>>() {
+        if !links.is_up(node) {
+            recovery.handle(Event::Unreachable { node });
+        }
+    }
+    let mut events = Vec::new();
+    let (mut ticked, mut told) = (Instant::now(), Instant::now());
+    loop {
+        while let Some(Command::Send { node, message }) = recovery.poll() {
+            if !links.send(node, group_of(&message), &message) {
+                recovery.handle(Event::Unreachable { node });
+            }
+        }
+        links.flush(&mut events);
+        if let Some(outcome) = recovery.outcome() {
+            return outcome.context("the volume cannot be opened in this epoch");
+        }
+        let timeout = if events.is_empty() { TICK } else { Duration::ZERO };
+        links.turn(timeout, &mut events)?;
+        for event in events.drain(..) {
+            match event {
+                LinkEvent::Up(node) => recovery.handle(Event::Reachable { node }),
+                LinkEvent::Down(node) => recovery.handle(Event::Unreachable { node }),
+                LinkEvent::Message(node, tag, message) => {
+                    if let Some(event) = Event::of(node, GroupId(tag), message) {
+                        recovery.handle(event);
+                    }
+                }
+                LinkEvent::Barred(node, why) => tracing::error!(%node, why, "a node refuses us"),
+                LinkEvent::Woken | LinkEvent::Bell => {}
+            }
+        }
+        if ticked.elapsed() >= TICK {
+            ticked = Instant::now();
+            recovery.handle(Event::Tick);
+        }
+        if told.elapsed() >= EXPLAIN {
+            told = Instant::now();
+            tracing::info!("still opening: {}", recovery.waiting_for());
+        }
+        if stop() {
+            bail!("asked to stop while opening the volume ({})", recovery.waiting_for());
+        }
+    }
+}
+
+/// The group a recovery message is about.
+fn group_of(message: &Message) -> u32 {
+    match message {
+        Message::Seal { segment, .. }
+        | Message::AskTail { segment, .. }
+        | Message::Adopt { segment, .. }
+        | Message::AskReport { segment } => segment.group.0,
+        _ => 0,
+    }
+}
+
+impl Volume {
+    /// Positions as the opening found them, for readers.
+    #[must_use]
+    pub fn positions(&self) -> Positions {
+        let mut groups: BTreeMap<GroupId, GroupView> = BTreeMap::new();
+        for setup in &self.opened.tails {
+            let view = groups.entry(setup.group).or_default();
+            view.tail = setup.tail;
+            let scl = |node: &NodeId| self.opened.reports.get(&(setup.group, *node)).copied();
+            view.members =
+                setup.members.iter().filter_map(|node| Some((*node, scl(node)?))).collect();
+        }
+        let vdl = self.opened.vdl;
+        Positions { vdl, vcl: vdl.end, low_water: self.opened.low_water, groups }
+    }
+
+    /// Where the nodes are.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeMap<NodeId, String> {
+        let members = self.info.groups.iter().flat_map(|group| &group.members);
+        members.map(|member| (member.node, member.address.clone())).collect()
+    }
+
+    /// Reads the catalog at the durable point. SLRU pages go to `slru`, the server's counters come
+    /// back beside the catalog; none when the volume holds no database yet.
+    ///
+    /// # Errors
+    /// When no node can serve it, or an entry is damaged.
+    pub fn catalog(
+        &self,
+        reader: &mut PageReader,
+        slru: &mut dyn FnMut(Slru, u32, &Bytes) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Catalog, Option<redo::State>)> {
+        let groups = self.opened.tails.iter().map(|setup| setup.group);
+        let mut catalog = Catalog::new(self.info.group_bytes, groups);
+        let mut state = None;
+        let positions = self.positions();
+        let view = positions.groups.get(&GroupId(0)).cloned().unwrap_or_default();
+        if view.tail == Lsn::ZERO {
+            return Ok((catalog, None)); // nothing was ever written
+        }
+        let mut readers = view.members.clone();
+        readers.retain(|(_, scl)| *scl >= view.tail);
+        let at = ReadAt {
+            segment: SegmentId { volume: self.info.id, group: GroupId(0) },
+            read_point: self.opened.vdl.end,
+            complete_to: view.tail,
+            readers: readers.into_iter().map(|(node, _)| node).collect(),
+        };
+        reader.scan_catalog(&at, &mut |key, content| {
+            match key {
+                Key::State => {
+                    let decoded = redo::State::decode(&content)
+                        .map_err(|fault| anyhow::anyhow!("the server's counters: {fault}"))?;
+                    state = Some(decoded);
+                }
+                Key::Slru(area, page) => slru(area, page, &content)?,
+                _ => catalog.load(key, &content)?,
+            }
+            Ok(())
+        })?;
+        catalog.loaded();
+        Ok((catalog, state))
+    }
+
+    /// The timeline of the new epoch.
+    #[must_use]
+    pub fn timeline(&self) -> Timeline {
+        self.opened.timeline()
+    }
+}

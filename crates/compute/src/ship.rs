@@ -1,0 +1,215 @@
+//! The hot loop: local WAL in, batches out, the durable point to PostgreSQL.
+//!
+//! One thread. A turn: note how many writes PostgreSQL has made to its log, read and route every
+//! whole record, hand one batch a group to the sockets, take what the nodes say, publish the durable
+//! point; sleep only when nothing is left to do.
+//!
+//! - D12: the count of writes is read before the log is, so what is published as flushed was seen.
+//! - D13: a count is published only once the last whole record found under it is durable (R1).
+//! - D14: whatever goes wrong here ends with the board fenced; there is no path to a success.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use registry::GroupInfo;
+use seam::SharedBoard;
+use types::{Lsn, NodeId, WRITER_LEAD_BYTES_MAX};
+
+use crate::bell::Bell;
+use crate::copy::copy_database;
+use crate::metrics::DriverMetrics;
+use crate::pages::PageReader;
+use crate::router::Routed;
+use crate::volume_log::{LogError, VolumeLog};
+use crate::volume_view::Shared;
+use crate::wal_tail::WalTail;
+
+/// What other threads ask of the driver's.
+#[derive(Debug)]
+pub enum Order {
+    /// The volume has one more group.
+    AddGroup(GroupInfo),
+    /// A node is somewhere else now.
+    Address(NodeId, String),
+    /// A small file rides on the next record.
+    PutFile(u32, Bytes),
+}
+
+/// Writes to the local log whose records are on their way.
+#[derive(Debug)]
+struct Waiting {
+    /// Count of the writes.
+    writes: u64,
+    /// End of the last whole record among them.
+    position: Lsn,
+    /// End of their bytes.
+    end: Lsn,
+}
+
+/// The driver's thread.
+#[derive(Debug)]
+pub struct Shipper {
+    board: SharedBoard,
+    bell: Bell,
+    shared: Arc<Shared>,
+    log: VolumeLog,
+    tail: WalTail,
+    reader: PageReader,
+    orders: Receiver<Order>,
+    stop: Arc<AtomicBool>,
+    metrics: DriverMetrics,
+    /// Writes that wait for the durable point.
+    waiting: VecDeque<Waiting>,
+    /// Count of writes that have been read.
+    handled: u64,
+}
+
+impl Shipper {
+    /// A shipper that goes on after the last record that `tail` has passed.
+    ///
+    /// # Errors
+    /// When the bell cannot be watched.
+    #[expect(clippy::too_many_arguments, reason = "the loop's parts, each made by another module")]
+    pub fn new(
+        board: SharedBoard,
+        bell: Bell,
+        shared: Arc<Shared>,
+        log: VolumeLog,
+        tail: WalTail,
+        reader: PageReader,
+        orders: Receiver<Order>,
+        stop: Arc<AtomicBool>,
+        metrics: DriverMetrics,
+    ) -> anyhow::Result<Shipper> {
+        log.links().watch(bell.descriptor())?;
+        Ok(Shipper {
+            board,
+            bell,
+            shared,
+            log,
+            tail,
+            reader,
+            orders,
+            stop,
+            metrics,
+            waiting: VecDeque::new(),
+            handled: 0,
+        })
+    }
+
+    /// Runs until told to stop or until it cannot go on.
+    ///
+    /// # Errors
+    /// Why it cannot; the board is fenced by then.
+    pub fn run(mut self) -> Result<(), LogError> {
+        let outcome = self.serve();
+        if outcome.is_err() {
+            self.board.fence();
+        }
+        outcome
+    }
+
+    fn serve(&mut self) -> Result<(), LogError> {
+        while !self.stop.load(Ordering::Relaxed) {
+            self.take_orders();
+            let all_read = self.read_log()?;
+            self.log.send();
+            self.publish();
+            let timeout = if !all_read {
+                Duration::from_millis(5) // until acknowledgements make room
+            } else if self.board.prepare_sleep(self.handled) {
+                self.log.idle()
+            } else {
+                Duration::ZERO
+            };
+            let rang = self.log.turn(timeout)?;
+            self.board.awake();
+            if rang {
+                self.bell.silence();
+            }
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Reads what PostgreSQL has written; false when something was left unread.
+    fn read_log(&mut self) -> Result<bool, LogError> {
+        let writes = self.board.wal_writes();
+        if writes == self.handled {
+            return Ok(true);
+        }
+        let (end, _timeline) = self.board.wal_end();
+        let mut failed = None;
+        let mut copy = None;
+        let mut held_back = false;
+        {
+            let mut router = self.shared.router_mut();
+            let writer = self.log.writer();
+            let mut records = 0;
+            self.tail
+                .read(Lsn(end), &mut |record| {
+                    match router.route(&record) {
+                        Ok(Routed::Record(record)) => writer.submit(record),
+                        Ok(Routed::Copy(found)) => copy = Some(found),
+                        Err(error) => failed = Some(error),
+                    }
+                    records += 1;
+                    held_back = writer.lead_bytes() >= WRITER_LEAD_BYTES_MAX;
+                    !held_back && copy.is_none() && failed.is_none()
+                })
+                .context("cannot read PostgreSQL's log")?;
+            writer.set_watermark(router.xids.next());
+            self.metrics.records.inc_by(records);
+            self.shared.set_running(self.tail.position(), router.xids.oldest_running());
+        }
+        if let Some(error) = failed {
+            let what = "PostgreSQL wrote a record that the volume cannot hold (rule D4)";
+            return Err(anyhow::Error::from(error).context(what).into());
+        }
+        if let Some(copy) = copy {
+            copy_database(&mut self.log, &self.shared, &mut self.reader, copy)?;
+            return Ok(false);
+        }
+        if held_back {
+            return Ok(false);
+        }
+        self.handled = writes;
+        let position = self.tail.position();
+        let new = Waiting { writes, position, end: Lsn(end) };
+        match self.waiting.back_mut() {
+            Some(last) if last.position == position => *last = new,
+            _ => self.waiting.push_back(new),
+        }
+        Ok(true)
+    }
+
+    /// Tells PostgreSQL how far its log is durable.
+    fn publish(&mut self) {
+        let durable = self.log.vdl().end;
+        let mut reached = None;
+        while self.waiting.front().is_some_and(|waiting| waiting.position <= durable) {
+            reached = self.waiting.pop_front();
+        }
+        if let Some(Waiting { writes, end, .. }) = reached {
+            self.shared.set_published(end); // before PostgreSQL can know
+            self.board.set_flushed(writes);
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Address(node, address) => self.log.set_address(node, &address),
+                Order::AddGroup(info) => self.log.add_group(&info),
+                Order::PutFile(number, content) => {
+                    self.shared.router_mut().files.push((number, content));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Everything that may be slow: heartbeats, growth of the volume, addresses, `ALTER SYSTEM`, and the
+//! check that nothing was flushed behind the driver's back.
+//!
+//! - R3: PostgreSQL's flush position is compared with what the driver has published; when it is
+//!   ahead, some write went round the preload library, and the server is fenced.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::Waker;
+use registry::{AddGroup, Client, InstanceHeartbeat, InstanceRole};
+use types::{Lsn, Timeline};
+
+use crate::catalog::file;
+use crate::config::ComputeConfig;
+use crate::ship::Order;
+use crate::supervise::ServerConfig;
+use crate::volume_view::Shared;
+
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const FILES_EVERY: Duration = Duration::from_millis(250);
+const FLUSH_CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// What the supervisor tells about itself, for heartbeats.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// `opening`, `starting`, `ready`, `fenced`, `stopping`.
+    pub state: &'static str,
+    /// The postmaster.
+    pub pid: Option<u32>,
+    /// Where metrics are.
+    pub http: Option<String>,
+}
+
+/// The tending thread's parts.
+pub struct Tender {
+    /// The daemon's configuration.
+    pub config: ComputeConfig,
+    /// How to reach the server.
+    pub server: ServerConfig,
+    /// The control plane.
+    pub control: Client,
+    /// The volume as the driver moves it.
+    pub shared: Arc<Shared>,
+    /// The epoch's timeline.
+    pub timeline: Timeline,
+    /// The geometry known.
+    pub geometry_epoch: u64,
+    /// To the driver's thread.
+    pub orders: Sender<Order>,
+    /// Wakes it.
+    pub waker: Arc<Waker>,
+    /// The supervisor's account.
+    pub account: Arc<Mutex<Account>>,
+    /// Set when a newer epoch was heard of, with the reason.
+    pub fenced: Arc<Mutex<Option<String>>>,
+    /// Set when the daemon stops.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Tender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tender")
+    }
+}
+
+impl Tender {
+    /// Runs until the daemon stops.
+    pub fn run(mut self) {
+        let now = Instant::now();
+        let (mut beat, mut files, mut flush) = (now, now, now + FLUSH_CHECK_EVERY);
+        let mut stamp = self.auto_conf_stamp();
+        let mut session = None;
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            self.grow();
+            if now >= beat {
+                beat = now + BEAT_EVERY;
+                self.heartbeat();
+            }
+            if now >= files {
+                files = now + FILES_EVERY;
+                let found = self.auto_conf_stamp();
+                if found != stamp && found.is_some() && self.persist_auto_conf(&mut session) {
+                    stamp = found;
+                }
+            }
+            if now >= flush {
+                flush = now + FLUSH_CHECK_EVERY;
+                self.check_flush(&mut session);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.heartbeat();
+    }
+
+    fn account(&self) -> Account {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fence(&self, reason: String) {
+        let mut fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
+        fenced.get_or_insert(reason);
+    }
+
+    fn order(&self, order: Order) {
+        // A driver's thread that is gone has ended the daemon already.
+        if self.orders.send(order).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::warn!(%error, "cannot wake the driver's thread");
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        let account = self.account();
+        let positions = self.shared.positions();
+        let beat = InstanceHeartbeat {
+            name: self.config.name.to_string(),
+            role: InstanceRole::Writer,
+            az: self.config.az,
+            volume: self.shared.volume(),
+            epoch: self.shared.epoch().0,
+            timeline: self.timeline.0,
+            state: account.state.to_owned(),
+            endpoint: format!("{}:{}", self.config.listen, self.config.port),
+            http: account.http,
+            pid: account.pid,
+            daemon_pid: std::process::id(),
+            data_dir: self.server.pgdata().to_string_lossy().into_owned(),
+            vcl: Some(positions.vcl),
+            vdl: Some(positions.vdl.end),
+            low_water_mark: Some(positions.low_water),
+            replay_lsn: None,
+            lag_ms: None,
+            shipped_bytes_per_copy: Some(self.shared.shipped()),
+        };
+        match self.control.heartbeat(&beat) {
+            Ok(answer) if answer.epoch > self.shared.epoch().0 => {
+                self.fence(format!("the control plane says that epoch {} is open", answer.epoch));
+            }
+            Ok(answer) => self.refresh(answer.geometry_epoch),
+            Err(error) => tracing::debug!(%error, "no heartbeat"),
+        }
+    }
+
+    /// Learns new groups, and where nodes are now.
+    fn refresh(&mut self, geometry_epoch: u64) {
+        let info = match self.control.volume(self.shared.volume()) {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::debug!(%error, "cannot refresh the volume's members");
+                return;
+            }
+        };
+        for member in info.groups.iter().flat_map(|group| &group.members) {
+            if self.shared.set_address(member.node, &member.address) {
+                self.order(Order::Address(member.node, member.address.clone()));
+            }
+        }
+        if geometry_epoch > self.geometry_epoch {
+            self.geometry_epoch = info.geometry_epoch;
+            for group in info.groups {
+                self.order(Order::AddGroup(group));
+            }
+        }
+    }
+
+    /// Asks for the next group in good time.
+    fn grow(&mut self) {
+        if !self.shared.router().catalog.wants_group() {
+            return;
+        }
+        let wish = AddGroup {
+            epoch: self.shared.epoch().0,
+            expected_geometry: self.geometry_epoch,
+        };
+        match self.control.add_group(self.shared.volume(), &wish) {
+            Ok(added) => {
+                self.geometry_epoch = added.geometry_epoch;
+                let group = added.group.id;
+                for member in &added.group.members {
+                    self.shared.set_address(member.node, &member.address);
+                }
+                self.order(Order::AddGroup(added.group));
+                // Until the driver has taken it in, the newest group still looks full.
+                let known = |shared: &Shared| {
+                    shared.router().catalog.filled().contains_key(&types::GroupId(group))
+                };
+                for _ in 0..40 {
+                    if known(&self.shared) {
+                        break;
+                    }
+                    std::thread::sleep(LOOK_EVERY);
+                }
+            }
+            Err(error) if error.is_fenced() => self.fence(error.to_string()),
+            Err(error) => {
+                tracing::warn!(%error, "cannot add a group yet");
+                self.refresh(u64::MAX);
+                std::thread::sleep(FILES_EVERY);
+            }
+        }
+    }
+
+    fn auto_conf(&self) -> PathBuf {
+        self.server.pgdata().join("postgresql.auto.conf")
+    }
+
+    fn auto_conf_stamp(&self) -> Option<(SystemTime, u64)> {
+        let metadata = std::fs::metadata(self.auto_conf()).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    }
+
+    /// Puts the changed file into the volume: it rides on the record of a message that we make the
+    /// server write. False when that has to be tried again.
+    fn persist_auto_conf(&self, session: &mut Option<postgres::Client>) -> bool {
+        let Ok(content) = std::fs::read(self.auto_conf()) else { return false };
+        self.order(Order::PutFile(file::AUTO_CONF, content.into()));
+        let sql = "SELECT pg_logical_emit_message(true, 'sixfold', '')::text";
+        match self.query(session, sql) {
+            Some(_) => true,
+            None => {
+                tracing::warn!("ALTER SYSTEM is not yet in the volume: the server does not answer");
+                false
+            }
+        }
+    }
+
+    fn check_flush(&self, session: &mut Option<postgres::Client>) {
+        if self.account().state != "ready" {
+            return;
+        }
+        let sql = "SELECT pg_current_wal_flush_lsn()::text";
+        let Some(flushed) = self.query(session, sql) else { return };
+        let Ok(flushed) = flushed.parse::<Lsn>() else { return };
+        let published = self.shared.published();
+        if flushed > published {
+            self.fence(format!(
+                "PostgreSQL has flushed up to {flushed}, the driver only allowed {published}: \
+                 something writes round the preload library (rule R3)"
+            ));
+        }
+    }
+
+    fn query(&self, session: &mut Option<postgres::Client>, sql: &str) -> Option<String> {
+        if self.account().state != "ready" {
+            return None;
+        }
+        if session.is_none() {
+            *session = self.server.connect().ok();
+        }
+        match session.as_mut()?.query_one(sql, &[]) {
+            Ok(row) => row.try_get(0).ok(),
+            Err(error) => {
+                tracing::debug!(%error, "the tending session ended");
+                *session = None;
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The volume's log as its writer sees it: records in, six links out, acknowledgements back.
+//!
+//! The shell round `protocol::Writer`: it carries batches to sockets, tells the writer what nodes
+//! answer, adopts nodes that come back, and keeps the shared view up to date. It is used by the
+//! hot loop and by the import, and knows neither PostgreSQL nor its board.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::{GroupSetup, Opened, Writer, WriterState};
+use registry::GroupInfo;
+use types::{Epoch, GroupId, Lsn, MembershipEpoch, NodeId, Span};
+use wire::{BatchHeader, Message};
+
+use crate::links::{LinkEvent, Links};
+use crate::metrics::DriverMetrics;
+use crate::volume_view::{GroupView, Shared};
+
+/// Quiet time after which the nodes are told the durable point.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
+/// Longest sleep.
+const IDLE: Duration = Duration::from_millis(500);
+/// Between two attempts to make a member follow this epoch.
+const ADOPT_EVERY: Duration = Duration::from_millis(200);
+/// Age of the durable point that becomes the low-water mark.
+const LOW_WATER_AGE: Duration = Duration::from_secs(8);
+
+/// Why the log cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// A newer writer exists.
+    #[error("fenced: epoch {current} has been opened, this writer's is {ours}")]
+    Fenced {
+        /// Ours.
+        ours: Epoch,
+        /// The newer one.
+        current: Epoch,
+    },
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// See the module's description.
+pub struct VolumeLog {
+    links: Links,
+    writer: Writer,
+    opened: Opened,
+    shared: Arc<Shared>,
+    metrics: DriverMetrics,
+    groups: Vec<(GroupId, Vec<NodeId>)>,
+    /// The nodes, and the bytes that each was sent.
+    nodes: Vec<(NodeId, u64)>,
+    events: Vec<LinkEvent>,
+    announced: Lsn,
+    last_sent: Instant,
+    marks: VecDeque<(Instant, Lsn)>,
+    low_water: Lsn,
+    adopt_at: Instant,
+}
+
+impl std::fmt::Debug for VolumeLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VolumeLog at {}", self.writer.vdl())
+    }
+}
+
+/// The six members of a group in member order; `None` when there are not six.
+#[must_use]
+pub fn members(info: &GroupInfo) -> Option<[NodeId; 6]> {
+    let nodes: Vec<NodeId> = info.members.iter().map(|member| member.node).collect();
+    <[NodeId; 6]>::try_from(nodes.as_slice()).ok()
+}
+
+impl VolumeLog {
+    /// The log of a volume just opened, on the links that opened it.
+    #[must_use]
+    pub fn new(
+        links: Links,
+        opened: Opened,
+        groups: &[GroupInfo],
+        shared: Arc<Shared>,
+        metrics: DriverMetrics,
+    ) -> VolumeLog {
+        let writer = Writer::new(
+            shared.volume(),
+            shared.epoch(),
+            opened.tails.clone(),
+            opened.vdl,
+            opened.watermark,
+        );
+        let mut log = VolumeLog {
+            links,
+            writer,
+            low_water: opened.low_water,
+            opened,
+            shared,
+            metrics,
+            groups: Vec::new(),
+            nodes: Vec::new(),
+            events: Vec::new(),
+            announced: Lsn::ZERO,
+            last_sent: Instant::now(),
+            marks: VecDeque::new(),
+            adopt_at: Instant::now(),
+        };
+        for info in groups {
+            let nodes = info.members.iter().map(|member| member.node).collect();
+            log.groups.push((GroupId(info.id), nodes));
+        }
+        log.nodes = log.links.nodes().map(|node| (node, 0)).collect();
+        for (node, _) in &log.nodes {
+            if log.links.is_up(*node) {
+                log.writer.link_up(*node);
+            }
+        }
+        log.adopt();
+        log
+    }
+
+    /// The links, to be watched with more than nodes.
+    #[must_use]
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// The protocol's writer.
+    pub fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+
+    /// The durable point.
+    #[must_use]
+    pub fn vdl(&self) -> Span {
+        self.writer.vdl()
+    }
+
+    /// Hands what is pending to the sockets, and makes the durable point known in this process.
+    pub fn send(&mut self) {
+        self.writer.flush();
+        let mut sent = false;
+        for (node, bytes) in &mut self.nodes {
+            while let Some(batch) = self.writer.poll_send(*node) {
+                self.metrics.sent_bytes.inc_by(batch.len() as u64);
+                *bytes += batch.len() as u64;
+                let group = BatchHeader::peek(&batch).map_or(0, |(head, _)| head.segment.group.0);
+                sent |= self.links.send_batch(*node, group, batch);
+            }
+        }
+        if sent {
+            self.last_sent = Instant::now();
+            self.announced = self.writer.vdl().end;
+            self.links.flush(&mut self.events);
+        }
+        self.share();
+    }
+
+    /// Copies the durable point and the groups' tails to the shared view.
+    fn share(&mut self) {
+        let vdl = self.writer.vdl();
+        let mut positions = self.shared.positions_mut();
+        if positions.vdl == vdl {
+            return;
+        }
+        positions.vdl = vdl;
+        positions.vcl = self.writer.vcl();
+        positions.low_water = self.low_water;
+        for (group, _) in &self.groups {
+            let tail = self.writer.group_tail_at(*group, vdl.end);
+            positions.groups.entry(*group).or_default().tail = tail;
+        }
+    }
+
+    /// Waits up to `timeout` for the nodes (or whatever else the links watch) and takes in what
+    /// they say. True when the bell rang.
+    ///
+    /// # Errors
+    /// When a newer epoch exists.
+    pub fn turn(&mut self, timeout: Duration) -> Result<bool, LogError> {
+        let timeout = if self.events.is_empty() { timeout } else { Duration::ZERO };
+        self.links.turn(timeout, &mut self.events)?;
+        let mut rang = false;
+        for event in std::mem::take(&mut self.events) {
+            match event {
+                LinkEvent::Up(node) => {
+                    self.writer.link_up(node);
+                    self.adopt_at = Instant::now();
+                }
+                LinkEvent::Down(node) => self.writer.link_down(node),
+                LinkEvent::Message(node, tag, message) => self.message(node, tag, message)?,
+                LinkEvent::Barred(node, why) => tracing::error!(%node, why, "a node refuses us"),
+                LinkEvent::Bell => rang = true,
+                LinkEvent::Woken => {}
+            }
+        }
+        if self.adopt_at <= Instant::now() {
+            self.adopt();
+        }
+        self.share();
+        Ok(rang)
+    }
+
+    /// How long to sleep when there is nothing to do; announces the durable point when it is time.
+    pub fn idle(&mut self) -> Duration {
+        let vdl = self.writer.vdl().end;
+        let now = Instant::now();
+        let stale = |(at, _): &(Instant, Lsn)| now.duration_since(*at) > Duration::from_secs(1);
+        if self.marks.back().is_none_or(stale) {
+            self.age(now, vdl);
+        }
+        if vdl <= self.announced {
+            return IDLE;
+        }
+        let quiet = now.duration_since(self.last_sent);
+        if quiet < ANNOUNCE_AFTER {
+            return ANNOUNCE_AFTER - quiet;
+        }
+        self.writer.announce();
+        self.send();
+        IDLE
+    }
+
+    /// Moves the low-water mark to where the durable point was a while ago.
+    fn age(&mut self, now: Instant, vdl: Lsn) {
+        self.marks.push_back((now, vdl));
+        while self.marks.front().is_some_and(|(at, _)| now.duration_since(*at) > LOW_WATER_AGE) {
+            if let Some((_, mark)) = self.marks.pop_front() {
+                self.low_water = self.low_water.max(mark);
+            }
+        }
+        self.writer.set_low_water(self.low_water);
+        self.metrics.vdl.set(vdl.0.cast_signed());
+        self.metrics.low_water.set(self.low_water.0.cast_signed());
+        self.metrics.lead_bytes.set(self.writer.lead_bytes().cast_signed());
+        self.shared.set_shipped(self.nodes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0));
+        self.metrics.groups.set(self.groups.len() as i64);
+    }
+
+    /// Corrects a node's address.
+    pub fn set_address(&mut self, node: NodeId, address: &str) {
+        self.links.add(node, address);
+    }
+
+    /// The volume has one more group: from now on batches and extents may go there.
+    pub fn add_group(&mut self, info: &GroupInfo) {
+        let group = GroupId(info.id);
+        if self.groups.iter().any(|(known, _)| *known == group) {
+            return;
+        }
+        let Some(members) = members(info) else {
+            tracing::error!(%group, members = info.members.len(), "a group needs six members");
+            return;
+        };
+        for member in &info.members {
+            self.links.add(member.node, &member.address);
+            if !self.nodes.iter().any(|(node, _)| *node == member.node) {
+                self.nodes.push((member.node, 0));
+            }
+        }
+        let membership = MembershipEpoch(info.membership_epoch);
+        let setup = GroupSetup { group, membership, members, tail: Lsn::ZERO };
+        self.opened.tails.push(setup.clone());
+        self.writer.add_group(setup);
+        self.groups.push((group, members.to_vec()));
+        self.shared.positions_mut().groups.insert(group, GroupView::default());
+        for node in members {
+            if self.links.is_up(node) {
+                self.writer.link_up(node);
+            }
+        }
+        self.adopt();
+        self.shared.router_mut().catalog.add_group(group);
+        tracing::info!(%group, "the volume has one more group");
+    }
+
+    /// Makes every reachable member that does not yet follow this epoch do so.
+    fn adopt(&mut self) {
+        self.adopt_at = Instant::now() + ADOPT_EVERY;
+        let wanting: Vec<_> = self.writer.to_adopt().collect();
+        for (node, group) in wanting {
+            if let Some(message) = self.writer.adopt_message(group, &self.opened.history) {
+                self.links.send(node, group.0, &message);
+            }
+        }
+        self.links.flush(&mut self.events);
+    }
+
+    fn fenced(&self, current: Epoch) -> LogError {
+        LogError::Fenced { ours: self.shared.epoch(), current }
+    }
+
+    fn message(&mut self, node: NodeId, tag: u32, message: Message) -> Result<(), LogError> {
+        let epoch = self.shared.epoch();
+        match message {
+            Message::Ack { segment, epoch, scl } => {
+                self.writer.on_ack(node, segment.group, epoch, scl);
+                self.note_scl(segment.group, node);
+            }
+            Message::Report { report, .. } if report.sealed > epoch => {
+                return Err(self.fenced(report.sealed));
+            }
+            Message::Report { segment, report } => {
+                if report.full && report.history.last_epoch() == epoch {
+                    self.writer.on_ack(node, segment.group, epoch, report.scl);
+                    self.note_scl(segment.group, node);
+                }
+            }
+            Message::Refused(refusal) => {
+                let state = self.writer.on_refused(node, GroupId(tag), &refusal);
+                if let WriterState::Fenced(current) = state {
+                    return Err(self.fenced(current));
+                }
+                tracing::debug!(%node, group = tag, %refusal, "a node declined");
+            }
+            other => tracing::debug!(%node, ?other, "unasked message"),
+        }
+        Ok(())
+    }
+
+    fn note_scl(&mut self, group: GroupId, node: NodeId) {
+        let scl = self.writer.scl(group, node);
+        let mut positions = self.shared.positions_mut();
+        let view = positions.groups.entry(group).or_default();
+        match view.members.iter_mut().find(|(member, _)| *member == node) {
+            Some((_, known)) => *known = scl,
+            None => view.members.push((node, scl)),
+        }
+    }
+}
