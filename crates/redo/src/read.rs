@@ -106,18 +106,21 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Res<[u8; N]> {
+    match bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(array) => Ok(*array),
+        None => fault!("{N} bytes at {at} are not within {}", bytes.len()),
+    }
+}
+
 /// The 16-bit number at `at`.
 pub fn u16_at(bytes: &[u8], at: usize) -> Res<u16> {
-    let mut reader = Reader::new("tuple", bytes);
-    reader.skip(at)?;
-    reader.u16()
+    Ok(u16::from_le_bytes(array_at(bytes, at)?))
 }
 
 /// The 32-bit number at `at`.
 pub fn u32_at(bytes: &[u8], at: usize) -> Res<u32> {
-    let mut reader = Reader::new("tuple", bytes);
-    reader.skip(at)?;
-    reader.u32()
+    Ok(u32::from_le_bytes(array_at(bytes, at)?))
 }
 
 /// Overwrites the bytes at `at` with `new`.

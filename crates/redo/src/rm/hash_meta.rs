@@ -202,7 +202,7 @@ mod tests {
     fn an_index_begins_with_a_whole_phase_of_buckets() {
         assert_eq!(first_buckets(0.0, 307), 2);
         assert_eq!(first_buckets(1000.0, 307), 4);
-        assert_eq!(first_buckets(600.0 * 307.0, 307), 768);
+        assert_eq!(first_buckets(600.0 * 307.0, 307), 640);
         assert_eq!((split_point(2), split_point(512), split_point(513)), (1, 9, 10));
         assert_eq!((buckets_at(9), buckets_at(10), buckets_at(13)), (512, 640, 1024));
     }
