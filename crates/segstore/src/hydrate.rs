@@ -169,7 +169,10 @@ impl Store {
                 )));
             }
             let state = &source.state;
-            index.advance(state.vdl, state.low_water, state.watermark);
+            // The files may reach beyond where a newer history cut what is held here.
+            index.void_by(&state.history);
+            let epoch = state.history.last_epoch();
+            index.advance_under(epoch, state.vdl, state.low_water, state.watermark);
         }
         let change = NewFiles { files, flushed, horizon: source.horizon };
         self.commit(&mut work, &segment, Some(change))?;

@@ -95,8 +95,22 @@ impl Index {
         epoch >= self.state.history.last_epoch() || self.state.history.is_live(epoch, start)
     }
 
+    /// Raises the marks as told under the history that ends with `epoch`. Under a history older than
+    /// that, parts held here below the durable point may be void, so it is not believed yet (S6).
+    pub(crate) fn advance_under(
+        &mut self,
+        epoch: Epoch,
+        vdl: Span,
+        low_water: Lsn,
+        watermark: u64,
+    ) {
+        if epoch <= self.state.history.last_epoch() {
+            self.advance(vdl, low_water, watermark);
+        }
+    }
+
     /// Raises the marks; they never go back.
-    pub(crate) fn advance(&mut self, vdl: Span, low_water: Lsn, watermark: u64) {
+    fn advance(&mut self, vdl: Span, low_water: Lsn, watermark: u64) {
         let state = &mut self.state;
         if vdl.end > state.vdl.end {
             state.vdl = vdl;
@@ -108,7 +122,7 @@ impl Index {
     /// Takes a batch that the log now holds. Parts already known only change place.
     pub(crate) fn insert(&mut self, batch: &Batch, location: Location) {
         let header = &batch.header;
-        self.advance(header.vdl, header.low_water, header.watermark);
+        self.advance_under(header.epoch, header.vdl, header.low_water, header.watermark);
         let mut base = header.base;
         let mut fresh = false;
         for part in &batch.parts {

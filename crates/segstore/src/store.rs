@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use env::{Disk, DiskError, recipes};
-use types::{Engine, History, Lsn, PageKey, SegmentId, Span};
-use wire::{Batch, PageAnswer, SegmentSpec};
+use types::{Engine, History, Lsn, PageKey, SegmentId};
+use wire::{Batch, PageAnswer, SegmentReport, SegmentSpec};
 
 use crate::background::Work;
 use crate::entry::{self, HeldPart, LogEntry, SegmentState};
@@ -248,10 +248,13 @@ impl Store {
         Ok(())
     }
 
-    /// Tells marks that came without a persisted batch: what may be flushed and folded.
-    pub fn advance(&self, segment: SegmentId, vdl: Span, low_water: Lsn, watermark: u64) {
+    /// Tells marks that came without a persisted batch: what may be flushed and folded. They count
+    /// only once the report's history is persisted here.
+    pub fn advance(&self, segment: SegmentId, report: &SegmentReport) {
         if let Ok(segment) = self.segment(segment) {
-            segment.write().advance(vdl, low_water, watermark);
+            let epoch = report.history.last_epoch();
+            let mut index = segment.write();
+            index.advance_under(epoch, report.vdl, report.low_water, report.watermark);
         }
     }
 

@@ -97,8 +97,7 @@ impl World {
                 let at = parts.len().saturating_sub(1 + lag);
                 let low = parts.get(at).map_or(Lsn::ZERO, |(_, _, part)| part.meta.span.end);
                 self.model.settle(low);
-                let model = &self.model;
-                self.store.advance(SEGMENT, model.vdl, model.low_water, model.next);
+                self.store.advance(SEGMENT, &self.model.report());
             }
             Op::Reopen => {
                 self.late.retain(|batch| batch.header.last <= self.model.vdl.end);
@@ -137,8 +136,7 @@ impl World {
                 None => assert!(late(part.meta.span.end), "a part is lost"),
             }
         }
-        let model = &self.model;
-        self.store.advance(SEGMENT, model.vdl, model.low_water, model.next);
+        self.store.advance(SEGMENT, &self.model.report());
     }
 
     fn check(&mut self, back: usize) {

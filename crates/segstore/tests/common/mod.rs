@@ -13,7 +13,7 @@ use types::{
     ClusterId, Engine, EngineError, Epoch, EpochStart, GroupId, History, Incarnation, Lsn,
     MembershipEpoch, PageKey, SegmentId, Span, Timeline, VolumeId,
 };
-use wire::{Batch, BatchHeader, Change, PageAnswer, Part, PartMeta, SegmentSpec};
+use wire::{Batch, BatchHeader, Change, PageAnswer, Part, PartMeta, SegmentReport, SegmentSpec};
 
 /// A page is a digest of everything applied to it, in order, then filler: any part lost, repeated
 /// or out of order shows.
@@ -214,6 +214,20 @@ impl Model {
             vdl: self.vdl,
             low_water: self.low_water,
             ..first_state()
+        }
+    }
+
+    pub fn report(&self) -> SegmentReport {
+        let state = self.state();
+        SegmentReport {
+            scl: self.tail(),
+            sealed: state.sealed,
+            history: state.history,
+            vdl: state.vdl,
+            low_water: state.low_water,
+            watermark: self.next,
+            membership: state.membership,
+            full: true,
         }
     }
 
