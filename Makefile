@@ -64,7 +64,7 @@ tidy:
 	$(CARGO) xtask tidy
 
 docs:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items -q
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items -q
 
 ci: fmt tidy lint docs test
 

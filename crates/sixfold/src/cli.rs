@@ -124,6 +124,9 @@ pub(crate) struct ComputeArgs {
     /// Where to serve metrics, HOST:PORT.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub http: String,
+    /// Test mode: evict whatever may be evicted at once, comparing it with storage first.
+    #[arg(long, hide = true, env = "SIXFOLD_EVICT_EVERYTHING")]
+    pub evict_everything: bool,
     /// The user to become when started as root.
     #[arg(long, default_value = "postgres")]
     pub user: String,

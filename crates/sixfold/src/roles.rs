@@ -14,6 +14,8 @@ use crate::{postgres, signals};
 const STORAGE_GRACE: Duration = Duration::from_secs(20);
 /// How long an orderly stop may take when there is no supervisor any more to see to it.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Local bytes of pages to keep unless told otherwise.
+const CACHE_BYTES_DEFAULT: u64 = 8 << 30;
 
 fn begin(role: &str, name: &str) -> anyhow::Result<()> {
     telemetry::init_logging(role, name)?;
@@ -38,7 +40,12 @@ pub(crate) fn control(args: ControlArgs) -> anyhow::Result<()> {
 pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
     begin("node", args.name.as_str())?;
     follow(&args.supervised, STORAGE_GRACE)?;
-    bail!("not in this build")
+    let mut config =
+        node::NodeConfig::new(args.name, args.az, &args.listen, &args.control, args.dir);
+    config.advertise = args.advertise;
+    config.http_listen = Some(args.http);
+    config.az_latency = Duration::from_millis(args.az_latency);
+    node::run(&config)
 }
 
 /// `sixfold compute`.
@@ -47,19 +54,40 @@ pub(crate) fn compute(args: ComputeArgs) -> anyhow::Result<()> {
     for (name, value) in &args.tuning.set {
         compute::settings::check(name, value)?;
     }
-    let _pg_bin = postgres::programs(args.pg_bin.as_deref())?;
+    let pg_bin = postgres::programs(args.pg_bin.as_deref())?;
     let shim = postgres::shim(args.shim.as_deref())?;
     let dir = std::path::absolute(&args.dir).context("cannot find the current directory")?;
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let _shim = take_shim(&shim, &dir)?;
+    let dir = dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))?;
+    let shim = take_shim(&shim, &dir)?;
     if is_root() {
         let user = User::find(&args.user)?;
         hand_over(&user, &dir)?;
         user.become_for_good()?;
     }
+    // Whatever runs for this instance is found by its working directory.
     std::env::set_current_dir(&dir).with_context(|| format!("cannot enter {}", dir.display()))?;
     follow(&args.supervised, Duration::ZERO)?;
-    bail!("not in this build")
+    let cache_size = args.tuning.cache_size.unwrap_or(CACHE_BYTES_DEFAULT);
+    let config = compute::ComputeConfig {
+        name: args.name,
+        dir,
+        control: args.control,
+        volume: args.volume,
+        group_bytes: args.tuning.group_size,
+        port: args.port,
+        listen: args.listen,
+        pg_bin,
+        shim,
+        cache_size,
+        cache_limit: args.cache_limit.unwrap_or(cache_size.saturating_mul(2)),
+        az: Some(args.az),
+        az_latency: Duration::from_millis(args.tuning.az_latency.unwrap_or(0)),
+        http: args.http,
+        settings: args.tuning.set,
+        evict_everything: args.evict_everything,
+    };
+    compute::run(&config)
 }
 
 /// Copies the preload library into the instance's directory: PostgreSQL's user can read it there,

@@ -57,9 +57,28 @@ pub(crate) fn follow(supervisor: u32, grace: Duration, patience: Duration) -> an
         std::thread::sleep(patience);
         std::process::exit(1);
     };
-    std::thread::Builder::new()
-        .name("supervisor".to_owned())
-        .spawn(work)
+    with_signals_blocked(|| std::thread::Builder::new().name("supervisor".to_owned()).spawn(work))?
         .context("cannot start a thread")?;
     Ok(())
+}
+
+/// Runs `work` with SIGTERM and SIGINT blocked in this thread, so that a thread it starts never takes
+/// them: the process may wait for them elsewhere.
+fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let failed = |code: libc::c_int| match code {
+        0 => Ok(()),
+        code => Err(std::io::Error::from_raw_os_error(code)).context("cannot block signals"),
+    };
+    // SAFETY: both sets are plain C values, initialised by sigemptyset or by pthread_sigmask before
+    // they are read; the pointers are to locals that outlive the calls.
+    unsafe {
+        let (mut set, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        failed(libc::pthread_sigmask(libc::SIG_BLOCK, &set, &mut before))?;
+        let result = work();
+        failed(libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()))?;
+        Ok(result)
+    }
 }
