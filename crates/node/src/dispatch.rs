@@ -14,7 +14,6 @@ use registry::SegmentPlace;
 use types::{GroupId, MembershipEpoch, NodeId, SegmentId, VolumeId};
 use wire::{Message, Refusal, SegmentSpec};
 
-use crate::convert;
 use crate::lines::LineId;
 use crate::log_loop::LogLoop;
 use crate::mail::{Asker, LOG_LOOP, Mail};
@@ -175,8 +174,14 @@ impl LogLoop {
     /// not what an order repeats.
     fn create_if_missing(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
         let id = spec.segment;
-        if self.segments.contains_key(&id) {
+        if let Some(held) = self.segments.get_mut(&id) {
             self.peers.learn(&spec);
+            if held.spec.members != spec.members {
+                // Where the peers are is remembered, for a start without the control plane.
+                held.spec.members = spec.members;
+                let kept = self.shared.store.add_segment(&held.spec, held.segment.state());
+                kept.map_err(|error| error.refusal(types::Lsn::ZERO))?;
+            }
             return Ok(());
         }
         if spec.members.len() != types::COPIES {
@@ -191,10 +196,10 @@ impl LogLoop {
             true => Segment::fresh(me, spec.clone()),
             false => Segment::blank(me, spec.clone()),
         };
-        let added = self.shared.store.add_segment(&spec, &convert::state(segment.state()));
+        let added = self.shared.store.add_segment(&spec, segment.state());
         added.map_err(|error| error.refusal(types::Lsn::ZERO))?;
         tracing::info!(segment = %id, fresh = spec.fresh, "segment created");
-        self.hold(&spec, segment);
+        self.hold(spec, segment);
         Ok(())
     }
 

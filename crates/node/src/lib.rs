@@ -10,7 +10,6 @@
 mod asks;
 mod background;
 mod config;
-mod convert;
 mod dispatch;
 mod hydrate;
 mod lines;

@@ -21,11 +21,10 @@ use link::{Connection, LinkError};
 use mio::net::TcpListener;
 use protocol::{Input, Output, Segment};
 use segstore::LogEntry;
-use types::{Epoch, History, Lsn, NodeId, SegmentId};
+use types::{Epoch, History, Lsn, NodeId, SegmentId, Span};
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
-use crate::convert;
 use crate::hydrate::Order;
 use crate::lines::{LineId, Lines};
 use crate::mail::{Asker, ChainJob, LOG_LOOP, Mail, Post};
@@ -37,8 +36,9 @@ use crate::shared::Shared;
 /// One segment and what the loop remembers of it.
 pub(crate) struct Held {
     pub(crate) segment: Segment,
+    pub(crate) spec: SegmentSpec,
     /// Marks last told to the store.
-    marks: (Lsn, Lsn),
+    marks: (Span, Lsn, u64),
     /// How far the newest writer heard here has sent.
     sent: (Epoch, Lsn),
     /// SCL last published.
@@ -120,20 +120,21 @@ impl LogLoop {
             touched: BTreeSet::new(),
         };
         for (spec, segment) in restored {
-            log.hold(&spec, segment);
+            log.hold(spec, segment);
         }
         log.publish();
         log
     }
 
     /// Takes a segment into the loop.
-    pub(crate) fn hold(&mut self, spec: &SegmentSpec, segment: Segment) {
+    pub(crate) fn hold(&mut self, spec: SegmentSpec, segment: Segment) {
         let id = segment.id();
-        self.peers.learn(spec);
+        self.peers.learn(&spec);
         self.pace.hurry(id, Instant::now());
         let held = Held {
             segment,
-            marks: (Lsn::ZERO, Lsn::ZERO),
+            spec,
+            marks: (Span::ZERO, Lsn::ZERO, 0),
             sent: (Epoch(0), Lsn::ZERO),
             scl: Lsn::ZERO,
             gauges: self.shared.metrics.of_segment(id),
@@ -280,7 +281,7 @@ impl LogLoop {
     fn carry_out(&mut self, id: SegmentId, output: Output) {
         match output {
             Output::Persist { seq, entry } => {
-                self.persist.push((id, convert::entry(entry)));
+                self.persist.push((id, entry));
                 self.persist_seq.insert(id, seq);
             }
             Output::Reply { to, message } => self.reply(to, message),
@@ -363,10 +364,10 @@ impl LogLoop {
         for id in std::mem::take(&mut self.touched) {
             let Some(held) = self.segments.get_mut(&id) else { continue };
             let report = held.segment.report();
-            let marks = (report.vdl.end, report.low_water);
+            let marks = (report.vdl, report.low_water, report.watermark);
             if marks != held.marks {
                 held.marks = marks;
-                self.shared.store.advance(id, report.vdl, report.low_water, report.watermark);
+                self.shared.store.advance(id, &report);
             }
             if held.is_behind(&report) {
                 self.pace.hurry(id, Instant::now());

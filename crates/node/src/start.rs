@@ -17,7 +17,6 @@ use types::{ClusterId, Engine, Incarnation};
 use wire::SegmentSpec;
 
 use crate::config::NodeConfig;
-use crate::convert;
 
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 
@@ -123,13 +122,12 @@ fn check_cluster(ours: Option<ClusterId>, theirs: ClusterId) -> anyhow::Result<(
 }
 
 fn restore(identity: &Identity, restored: RestoredSegment) -> (SegmentSpec, Segment) {
-    let (spec, flushed) = (restored.spec.clone(), restored.flushed);
-    let (segment, parts, full) = (spec.segment, restored.held.len(), restored.state.full);
-    if let Some(damage) = &restored.damage {
+    let RestoredSegment { spec, state, flushed, held, damage } = restored;
+    let (segment, parts, full) = (spec.segment, held.len(), state.full);
+    if let Some(damage) = &damage {
         tracing::warn!(%segment, damage, "segment is damaged; it is rebuilt from its peers");
     }
     tracing::info!(%segment, %flushed, parts, full, "segment restored");
-    let (state, held) = convert::restored(&restored);
     let segment = Segment::restore(identity.node, spec.clone(), state, flushed, held);
     (spec, segment)
 }
