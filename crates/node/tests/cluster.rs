@@ -180,6 +180,61 @@ fn a_wiped_node_is_rebuilt_and_serves_once_the_writer_speaks_to_it() {
     assert_eq!(read(&cluster, "b2", 3, end(39)), Ok(page(3, 40)));
 }
 
+/// The log has been recycled, so that only files tell of the beginning.
+#[test]
+fn a_wiped_node_copies_files_where_the_log_is_gone() {
+    let options = segstore::Options {
+        log_file_bytes: 256 << 10,
+        log_retain_bytes: 0,
+        flush_bytes: 64 << 10,
+        flush_total_bytes: 256 << 10,
+        reserve_bytes: 0,
+        ..Default::default()
+    };
+    let mut cluster = Cluster::start_with(options);
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    let (step, batches) = (50, 40);
+    for name in all() {
+        let mut client = cluster.connect(name);
+        for from in (0..batches * step).step_by(step as usize) {
+            let vdl = if from == 0 { Span::ZERO } else { record(from - 1).meta.span };
+            let append = Message::Append(heavy_batch(1, from, from + step, vdl, 1000));
+            client.call(&append).expect("acknowledged");
+        }
+    }
+    let last = batches * step - 1;
+    let vdl = record(last).meta.span;
+    for name in all() {
+        let announce = Message::Append(batch(1, last + 1, last + 1, vdl));
+        cluster.connect(name).call(&announce).expect("acknowledged");
+    }
+    // Wait until the beginning of the chain has left the logs.
+    let history = first_epoch();
+    let pull = Message::Pull { segment: SEGMENT, history, after: Lsn::ZERO, bytes_max: 1 << 20 };
+    for name in all() {
+        wait_for("the log is recycled", || {
+            let error = cluster.connect(name).call(&pull).err()?;
+            matches!(error.refusal(), Some(Refusal::Forgotten { .. })).then_some(())
+        });
+    }
+    cluster.stop_node("c1");
+    cluster.wipe("c1");
+    cluster.start_node("c1");
+    wait_for("it is full", || {
+        let announce = Message::Append(batch(1, last + 1, last + 1, vdl));
+        let answer = cluster.connect("c1").call(&announce);
+        assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
+        cluster.report("c1").ok().filter(|report| report.full && report.scl == end(last))
+    });
+    let never = "sixfold_node_hydrations_total{role=\"node\",name=\"c1\"} 0";
+    assert!(!cluster.metrics_text("c1").contains(never), "it was rebuilt without files");
+    for block in 0..4 {
+        let rebuilt = read(&cluster, "c1", block, end(last));
+        assert_eq!(rebuilt, read(&cluster, "a1", block, end(last)));
+        assert!(rebuilt.is_ok_and(|page| page.len() > 400_000));
+    }
+}
+
 #[test]
 fn a_directory_of_another_node_is_refused_in_one_sentence() {
     let mut cluster = Cluster::start();

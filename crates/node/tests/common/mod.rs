@@ -87,6 +87,7 @@ async fn register(
 /// Six nodes and their control plane.
 pub struct Cluster {
     dir: tempfile::TempDir,
+    store: segstore::Options,
     control: Option<HttpServer>,
     control_address: String,
     nodes: BTreeMap<&'static str, Node>,
@@ -96,6 +97,11 @@ pub struct Cluster {
 impl Cluster {
     /// All six, each holding the one segment.
     pub fn start() -> Cluster {
+        let store = segstore::Options { log_file_bytes: 1 << 20, ..Default::default() };
+        Cluster::start_with(store)
+    }
+
+    pub fn start_with(store: segstore::Options) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
         let router = Router::new().route("/nodes", post(register)).with_state(Shared::default());
         let control = telemetry::serve_http("127.0.0.1:0", &Metrics::new("control", "c"), router)
@@ -103,7 +109,7 @@ impl Cluster {
         let control_address = control.address().to_string();
         let control = Some(control);
         let (nodes, addresses) = Default::default();
-        let mut cluster = Cluster { dir, control, control_address, nodes, addresses };
+        let mut cluster = Cluster { dir, store, control, control_address, nodes, addresses };
         NAMES.iter().for_each(|name| cluster.start_node(name));
         for name in NAMES {
             wait_for("the segment is created", || cluster.report(name).ok());
@@ -123,7 +129,7 @@ impl Cluster {
         let az = name[..1].parse().expect("a zone");
         let mut config =
             NodeConfig::new(id(name), az, "127.0.0.1:0", &self.control_address, dir.into());
-        config.store.log_file_bytes = 1 << 20;
+        config.store = self.store.clone();
         config.http_listen = Some("127.0.0.1:0".to_owned());
         config
     }
@@ -261,6 +267,15 @@ pub fn end(n: u64) -> Lsn {
 /// The page of `block` once records `0..count` are applied.
 pub fn page(block: u64, count: u64) -> String {
     (0..count).filter(|n| n % 4 == block).map(|n| format!("<{n}>")).collect()
+}
+
+/// Like [`batch`], of parts with `bytes` more each.
+pub fn heavy_batch(epoch: u64, from: u64, to: u64, vdl: Span, bytes: usize) -> Batch {
+    let mut batch = batch(epoch, from, to, vdl);
+    for part in &mut batch.parts {
+        part.body = [&part.body[..], &vec![b'.'; bytes]].concat().into();
+    }
+    batch
 }
 
 /// Tries until there is an answer.
