@@ -165,9 +165,8 @@ impl Board {
     }
 
     fn of(mapping: Mapping) -> SharedBoard {
-        let board = mapping.start().cast::<Board>();
         // Mapped for ever, so that references are good for ever; a process maps one or two.
-        std::mem::forget(mapping);
+        let board = std::mem::ManuallyDrop::new(mapping).start().cast::<Board>();
         // SAFETY: the mapping is page-aligned, as long as a `Board`, never unmapped; a `Board` is
         // atomics only, for which any bytes are valid.
         unsafe { board.as_ref() }
@@ -239,7 +238,7 @@ impl Board {
         }
     }
 
-    /// To be called before the driver blocks: from then on a flush rings the alarm. `false`
+    /// To be called before the driver blocks: from then on a flush writes to the wake FIFO. `false`
     /// when a flush has asked for more than `handled` meanwhile: look again instead of blocking.
     pub fn prepare_sleep(&self, handled: u64) -> bool {
         self.wal.driver_asleep.store(1, SeqCst);

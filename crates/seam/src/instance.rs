@@ -5,7 +5,7 @@
 //! <instance>/shm/board          the board (mapped by everybody)
 //! <instance>/shm/maps/<name>    presence maps, one per relation segment file
 //! <instance>/shm/driver.sock    requests to the driver
-//! <instance>/shm/wake           datagram socket by which a sleeping driver is woken
+//! <instance>/shm/wake           FIFO by which a sleeping driver is woken
 //! ```
 
 use std::ffi::CStr;
@@ -185,7 +185,8 @@ impl Instance {
         self.below(b"/shm/driver.sock")
     }
 
-    /// The datagram socket that wakes the driver.
+    /// The FIFO that wakes the driver. Both sides open it for reading and writing, so that neither
+    /// meets the other's end when it dies; what is written means nothing.
     #[must_use]
     pub fn wake(&self) -> PathText {
         self.below(b"/shm/wake")

@@ -212,9 +212,7 @@ impl Map {
     /// Gives up the value but not the mapping, for tables of plain words.
     #[must_use]
     pub fn into_raw(self) -> *mut u8 {
-        let start = self.mapping.start().as_ptr();
-        std::mem::forget(self);
-        start
+        std::mem::ManuallyDrop::new(self).mapping.start().as_ptr()
     }
 
     /// The map whose mapping [`Map::into_raw`] gave; `None` for null.

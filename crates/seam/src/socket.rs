@@ -1,4 +1,4 @@
-//! The sockets below `<instance>/shm`: requests to the driver (stream) and its alarm (datagram).
+//! The driver's socket: its address, and sending and receiving on it without signals.
 //!
 //! A socket's path must fit 107 bytes. One that does not is reached through a descriptor of its
 //! directory, as `/proc/self/fd/<n>/<name>`, so an instance may lie as deep as it likes.
@@ -9,38 +9,13 @@ use crate::{Instance, PathText};
 /// Longest path that fits a socket address, without terminator.
 const ADDRESS_MAX: usize = 107;
 
-/// Which of the two.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Door {
-    /// Requests and answers, a stream.
-    Requests,
-    /// Wakes a sleeping driver; a datagram's content means nothing.
-    Alarm,
-}
-
-impl Door {
-    fn kind(self) -> i32 {
-        match self {
-            Door::Requests => libc::SOCK_STREAM,
-            Door::Alarm => libc::SOCK_DGRAM,
-        }
-    }
-
-    fn path(self, instance: &Instance) -> PathText {
-        match self {
-            Door::Requests => instance.socket(),
-            Door::Alarm => instance.wake(),
-        }
-    }
-}
-
-/// Connects to a door of the driver. The descriptor is out of the way of the program's own.
+/// Connects to the driver. The descriptor is out of the way of the program's own.
 ///
 /// # Errors
 /// The errno; ECONNREFUSED or ENOENT when there is no driver.
-pub fn connect(instance: &Instance, door: Door) -> Result<i32, i32> {
-    let fd = sys::move_high(new_socket(door)?)?;
-    let connected = with_address(&door.path(instance), |address, length| {
+pub fn connect(instance: &Instance) -> Result<i32, i32> {
+    let fd = sys::move_high(new_socket()?)?;
+    let connected = with_address(&instance.socket(), |address, length| {
         // SAFETY: `address` is a valid socket address of `length` bytes during the call.
         check(unsafe { libc::syscall(libc::SYS_connect, fd, address, length) })
     });
@@ -53,27 +28,25 @@ pub fn connect(instance: &Instance, door: Door) -> Result<i32, i32> {
     }
 }
 
-/// Makes a door: for the driver. An earlier driver's is replaced.
+/// Makes the driver's socket and listens on it. An earlier driver's is replaced.
 ///
 /// # Errors
 /// The errno.
-pub fn bind(instance: &Instance, door: Door) -> Result<i32, i32> {
-    let path = door.path(instance);
+pub fn listen(instance: &Instance) -> Result<i32, i32> {
+    let path = instance.socket();
     match sys::unlink(path.as_c_str().ok_or(libc::ENAMETOOLONG)?) {
         Ok(()) | Err(libc::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    let fd = new_socket(door)?;
+    let fd = new_socket()?;
     let bound = with_address(&path, |address, length| {
         // SAFETY: as in `connect`.
         check(unsafe { libc::syscall(libc::SYS_bind, fd, address, length) })
     });
     let adopted = bound.and_then(|_| instance.adopt(path.as_c_str().ok_or(libc::ENAMETOOLONG)?));
-    let listening = adopted.and_then(|()| match door {
-        // SAFETY: no memory is involved.
-        Door::Requests => check(unsafe { libc::syscall(libc::SYS_listen, fd, 1024) }),
-        Door::Alarm => Ok(0),
-    });
+    // SAFETY: no memory is involved.
+    let listening =
+        adopted.and_then(|()| check(unsafe { libc::syscall(libc::SYS_listen, fd, 1024) }));
     if let Err(errno) = listening {
         sys::close(fd);
         return Err(errno);
@@ -121,8 +94,8 @@ pub fn receive(fd: i32, into: &mut [u8]) -> Result<(), i32> {
     Ok(())
 }
 
-fn new_socket(door: Door) -> Result<i32, i32> {
-    let kind = door.kind() | libc::SOCK_CLOEXEC;
+fn new_socket() -> Result<i32, i32> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is involved.
     let fd = check(unsafe { libc::syscall(libc::SYS_socket, libc::AF_UNIX, kind, 0) })?;
     i32::try_from(fd).map_err(|_| libc::EMFILE)
@@ -164,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doors_open_however_deep_the_instance_lies() {
+    fn the_socket_is_reached_however_deep_the_instance_lies() {
         for depth in [1, 20] {
             let root =
                 std::env::temp_dir().join(format!("seam-door-{depth}-{}", std::process::id()));
@@ -172,17 +145,12 @@ mod tests {
             std::fs::create_dir_all(deep.join("shm")).expect("scratch");
             let instance =
                 Instance::new(deep.to_str().expect("utf-8").as_bytes(), None).expect("fits");
-            assert!(connect(&instance, Door::Requests).is_err());
-            let (listener, alarm) = (bind(&instance, Door::Requests), bind(&instance, Door::Alarm));
-            let alarm = alarm.expect("bound");
-            let client = connect(&instance, Door::Requests).expect("connected");
-            let ring = connect(&instance, Door::Alarm).expect("connected");
-            send(ring, b"!", false).expect("sent");
-            let mut byte = [0; 8];
-            assert_eq!(sys::read(alarm, &mut byte), Ok(1));
-            for fd in [client, ring, alarm, listener.expect("bound")] {
-                sys::close(fd);
-            }
+            assert!(connect(&instance).is_err());
+            let listener = listen(&instance).expect("bound");
+            let client = connect(&instance).expect("connected");
+            send(client, b"!", false).expect("sent");
+            sys::close(client);
+            sys::close(listener);
             std::fs::remove_dir_all(&root).expect("scratch");
         }
     }

@@ -1,11 +1,10 @@
-//! Talking to the driver: hello, fetch, prefetch, alarm. One connection per process, made when first
+//! Talking to the driver: hello, fetch, prefetch, bell. One connection per process, made when first
 //! needed. A request that wants an answer is repeated until there is one: a driver that is gone is
 //! waited for, a fence ends the process.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 
-use seam::socket::{self, Door};
-use seam::{Instance, Reply, Request, SegmentName, sys};
+use seam::{Instance, Reply, Request, SegmentName, socket, sys};
 
 use crate::process;
 
@@ -16,7 +15,7 @@ const PAUSE_MILLISECONDS: u32 = 50;
 const HELLO_ATTEMPTS: u32 = 200;
 
 static CONNECTION: AtomicI32 = AtomicI32::new(NONE);
-static ALARM: AtomicI32 = AtomicI32::new(NONE);
+static BELL: AtomicI32 = AtomicI32::new(NONE);
 /// A request is under way on `CONNECTION`; one made meanwhile, from a signal handler, takes its own.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
@@ -32,24 +31,18 @@ pub fn forget() {
 /// Wakes the driver. It is asked again before long if this comes to nothing.
 pub fn ring() {
     let Some(instance) = process::instance() else { return };
-    for _attempt in 0..2 {
-        let mut fd = ALARM.load(SeqCst);
-        if fd == NONE {
-            fd = match socket::connect(instance, Door::Alarm) {
-                Ok(fd) => fd,
-                Err(_gone) => return,
-            };
-            ALARM.store(fd, SeqCst);
-        }
-        match socket::send(fd, b"!", false) {
-            Ok(()) | Err(libc::EAGAIN) => return,
-            // The driver that had bound the address is gone; there may be a new one.
-            Err(_broken) => {
-                ALARM.store(NONE, SeqCst);
-                sys::close(fd);
-            }
-        }
+    let mut fd = BELL.load(SeqCst);
+    if fd == NONE {
+        let path = instance.wake();
+        let Some(path) = path.as_c_str() else { return };
+        // For reading too: a driver that dies must not make this write raise SIGPIPE.
+        let opened = sys::open(path, libc::O_RDWR | libc::O_NONBLOCK, 0).and_then(sys::move_high);
+        let Ok(opened) = opened else { return };
+        fd = opened;
+        BELL.store(fd, SeqCst);
     }
+    // A full FIFO will wake the driver as well as one more byte.
+    let _written = sys::write(fd, b"!");
 }
 
 /// Makes blocks present; returns when they are.
@@ -106,7 +99,7 @@ pub fn hello() -> Result<(), i32> {
 fn connection(instance: &Instance) -> Result<i32, i32> {
     match CONNECTION.load(SeqCst) {
         NONE => {
-            let fd = socket::connect(instance, Door::Requests)?;
+            let fd = socket::connect(instance)?;
             CONNECTION.store(fd, SeqCst);
             Ok(fd)
         }
@@ -121,7 +114,7 @@ fn disconnect(fd: i32) {
 
 fn ask(instance: &Instance, request: &Request) -> Result<Reply, i32> {
     if BUSY.swap(true, SeqCst) {
-        let fd = socket::connect(instance, Door::Requests)?;
+        let fd = socket::connect(instance)?;
         let reply = exchange(fd, request);
         sys::close(fd);
         return reply;

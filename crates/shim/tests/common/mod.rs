@@ -3,9 +3,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, chown};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, chown};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use seam::socket::{self, Door};
-use seam::{Board, Claimant, FileKind, Instance, Map, Mode, Reply, Request, SegmentName};
+use seam::{Board, Claimant, FileKind, Instance, Map, Mode, Reply, Request, SegmentName, socket};
 
 pub const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -193,11 +192,14 @@ impl World {
                 OwnedFd::from_raw_fd(fd)
             }
         };
-        let alarm =
-            UnixDatagram::from(adopt(socket::bind(self.instance, Door::Alarm).expect("bound")));
-        alarm.set_read_timeout(Some(Duration::from_millis(20))).expect("option");
-        let requests =
-            UnixListener::from(adopt(socket::bind(self.instance, Door::Requests).expect("bound")));
+        let wake = self.root.path().join("instance/shm/wake");
+        if !wake.exists() {
+            run(as_user("/usr/bin/mkfifo").arg(&wake));
+        }
+        let mut bell = OpenOptions::new();
+        bell.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        let bell = bell.open(&wake).expect("opened");
+        let requests = UnixListener::from(adopt(socket::listen(self.instance).expect("bound")));
         requests.set_nonblocking(true).expect("option");
         let (alive, board, durable) =
             (Arc::clone(&self.alive), self.board, Arc::clone(&self.durable));
@@ -209,7 +211,8 @@ impl World {
                     board.set_flushed(writes);
                 }
                 if board.prepare_sleep(board.flushed()) {
-                    drop(alarm.recv(&mut byte));
+                    poll(&bell, 20);
+                    drop((&bell).read(&mut byte));
                 }
                 board.awake();
             }
@@ -236,10 +239,7 @@ impl World {
 
     pub fn kill_driver(&self) {
         self.alive.store(false, SeqCst);
-        for door in [Door::Requests, Door::Alarm] {
-            let name = if door == Door::Requests { "driver.sock" } else { "wake" };
-            drop(fs::remove_file(self.root.path().join("instance/shm").join(name)));
-        }
+        drop(fs::remove_file(self.root.path().join("instance/shm/driver.sock")));
         std::thread::sleep(Duration::from_millis(60));
     }
 
@@ -329,6 +329,15 @@ impl World {
             self.log()
         );
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+fn poll(file: &File, milliseconds: i32) {
+    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry for the duration of the call.
+    #[expect(unsafe_code, reason = "waiting for a descriptor")]
+    unsafe {
+        libc::poll(&raw mut entry, 1, milliseconds);
     }
 }
 
