@@ -16,6 +16,8 @@ mod rm;
 mod slru;
 pub mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 mod tuple;
 
 pub use engine::Postgres;

@@ -15,7 +15,12 @@ use redo::mask::first_difference;
 use redo::{Postgres, State};
 use types::{Engine, Lsn, Timeline};
 
+use crate::damage;
+
 type Page = [u8; 8192];
+
+/// How many records of a kind are also tried with damage.
+const DAMAGED_EACH: u64 = 12;
 
 /// What was counted for one kind of record and block reference.
 #[derive(Default, Clone, Copy)]
@@ -42,6 +47,8 @@ pub struct Replay {
     /// What went wrong, in words.
     pub problems: Vec<String>,
     dropped: HashSet<Rel>,
+    /// Damaged records and pages that were applied.
+    pub damaged: u64,
     state: State,
     track_commit_timestamp: bool,
 }
@@ -91,6 +98,7 @@ impl Replay {
             records: BTreeMap::new(),
             problems: Vec::new(),
             dropped: HashSet::new(),
+            damaged: 0,
             state: State::of_control_file(&control),
             track_commit_timestamp: control.track_commit_timestamp,
         }
@@ -158,8 +166,14 @@ impl Replay {
             let key = Key::Block(block.rel, block.fork, block.block);
             let count = self.counts.entry((record.rmid, operation, block.id)).or_default();
             count.applied += 1;
+            let nth = count.applied;
             if record.rmid != rm::XLOG {
                 self.last_rmid.insert(key, record.rmid);
+            }
+            if nth <= DAMAGED_EACH {
+                let page = self.page(key);
+                self.damaged += damage::try_all(key, &page, record, nth);
+                self.pages.insert(key, page);
             }
             if let Some(page) = self.apply(key, record) {
                 self.compare(record, operation, block, &page);
