@@ -162,10 +162,12 @@ impl Member {
     }
 }
 
-/// The last lines of a log, for a failure's message.
+/// The last lines of a log that the last process wrote, for a failure's message.
 pub(crate) fn log_tail(path: &Path, lines_max: usize) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let last = text.rfind("process starts").and_then(|at| text.get(..at)?.rfind('\n'));
+    let lines: Vec<&str> = text.get(last.map_or(0, |at| at + 1)..).unwrap_or("").lines().collect();
     let tail = lines.iter().skip(lines.len().saturating_sub(lines_max));
     tail.map(|line| format!("  {line}\n")).collect()
 }

@@ -119,7 +119,8 @@ fn local_instances(
         line.state = match daemon {
             None => "down".to_owned(),
             Some(process) if process.is_stopped() => "stopped".to_owned(),
-            Some(_) if line.state.is_empty() => "starting".to_owned(),
+            Some(_) if status.is_none() && line.pid.is_some() => "running".to_owned(),
+            Some(_) if line.state.is_empty() || line.state == "down" => "starting".to_owned(),
             Some(_) => line.state,
         };
         lines.push(line);
@@ -190,9 +191,10 @@ fn assemble(
     let info = status.and_then(|status| status.volumes.iter().find(|volume| volume.name == name));
     let groups = match info {
         Some(info) => groups_of(info, answers),
-        None => groups_held(answers),
+        None => groups_held(answers, &processes),
     };
-    Report { volume: volume(status, info, answers, name, &groups), processes, groups, instances }
+    let volume = volume(status, info, answers, name, &groups, &instances);
+    Report { volume, processes, groups, instances }
 }
 
 /// The groups as the control plane knows them, with what their members say.
@@ -225,8 +227,9 @@ fn state_of(report: &SegmentReport) -> &'static str {
     if report.full { "healthy" } else { "hydrating" }
 }
 
-/// The groups as the nodes tell them, when the control plane cannot be asked.
-fn groups_held(answers: &Answers) -> Vec<Group> {
+/// The groups as the nodes tell them, when the control plane cannot be asked: nodes that do not
+/// answer are listed as down, since they may well be members.
+fn groups_held(answers: &Answers, processes: &[ProcessLine]) -> Vec<Group> {
     let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
     for (node, held) in answers {
         for (id, report) in held {
@@ -240,6 +243,16 @@ fn groups_held(answers: &Answers) -> Vec<Group> {
             });
         }
     }
+    let silent = processes.iter().filter(|p| p.role == "node" && !answers.contains_key(&p.name));
+    for node in silent {
+        for group in groups.values_mut() {
+            let (node, state) = (node.name.clone(), "down".to_owned());
+            group.members.push(GroupMember { node, scl: None, state });
+        }
+    }
+    for group in groups.values_mut() {
+        group.members.sort_by(|a, b| a.node.cmp(&b.node));
+    }
     groups.into_values().collect()
 }
 
@@ -249,19 +262,22 @@ fn volume(
     answers: &Answers,
     name: &str,
     groups: &[Group],
+    instances: &[Instance],
 ) -> Volume {
     let held = answers.values().flatten().map(|(_, report)| report);
     let newest = held.clone().max_by_key(|report| report.vdl.end);
     // The writer knows best; the nodes know what it last told them.
     let writer = status.and_then(|status| {
         let current = |told: &&InstanceInfo| {
-            told.seen_ms_ago < SILENT_MS
+            let line = instances.iter().find(|line| line.name == told.heartbeat.name);
+            line.is_some_and(|line| line.daemon_pid.is_some())
                 && info.is_some_and(|info| info.epoch == told.heartbeat.epoch)
         };
         status.instances.iter().find(current).map(|told| &told.heartbeat)
     });
     let text = |lsn: Option<Lsn>| lsn.map(|lsn| lsn.to_string());
-    let vdl = writer.and_then(|w| w.vdl).or(newest.map(|report| report.vdl.end));
+    // The last heartbeat may be older than what the nodes have been told since.
+    let vdl = writer.and_then(|w| w.vdl).max(newest.map(|report| report.vdl.end));
     let writable = groups.iter().all(|group| {
         group.members.iter().filter(|m| m.state == "healthy").count() >= types::WRITE_QUORUM
     });
@@ -269,10 +285,11 @@ fn volume(
         id: info.map(|info| info.id.to_string()),
         name: name.to_owned(),
         epoch: info.map(|info| info.epoch).or(held.map(|report| report.sealed.0).max()),
-        timeline: info
-            .map(|info| info.timeline)
+        timeline: writer
+            .map(|writer| writer.timeline)
+            .or(info.map(|info| info.timeline))
             .or(newest.and_then(|r| r.history.entries().last()).map(|entry| entry.timeline.0)),
-        vcl: text(writer.and_then(|w| w.vcl).or(vdl)),
+        vcl: text(writer.and_then(|w| w.vcl).max(vdl)),
         vdl: text(vdl),
         low_water_mark: text(
             writer.and_then(|w| w.low_water_mark).or(newest.map(|report| report.low_water)),
