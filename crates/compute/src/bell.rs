@@ -1,4 +1,5 @@
-//! The FIFO by which PostgreSQL's processes wake a sleeping driver.
+//! The FIFO by which PostgreSQL's processes wake a sleeping driver (rule H4 of `seam`). It stays when
+//! the daemon goes: they have it open.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};

@@ -10,6 +10,7 @@
 
 pub mod attach;
 pub mod bell;
+pub mod cache;
 pub mod catalog;
 pub mod config;
 pub mod copy;

@@ -175,10 +175,14 @@ impl<'a> Daemon<'a> {
     fn open(&self, volume: &VolumeInfo) -> anyhow::Result<Found> {
         loop {
             let opened = self.open_once(volume, None, Timelines::NextAfterOr(Timeline(1)))?;
+            let begun = Instant::now();
             let laid = Skeleton::begin(&self.config.dir)?;
+            let cleared = begun.elapsed();
             let (catalog, state) = self.catalog(&opened, &mut |slru, page, content| {
                 laid.slru_page(slru, page, content)
             })?;
+            let read = begun.elapsed() - cleared;
+            tracing::info!(?cleared, ?read, forks = catalog.forks().count(), "catalog read");
             match found(&catalog, state, &opened)? {
                 Some((state, template)) => {
                     return Ok(Found { volume: opened, catalog, state, template });
@@ -294,7 +298,9 @@ impl<'a> Daemon<'a> {
             volume.opened.watermark,
             now.cast_signed(),
         )?;
+        let begun = Instant::now();
         let board = self.lay_out(&catalog, &point)?;
+        tracing::info!(laid_out = ?begun.elapsed(), "data directory laid out");
         let next_xid = volume.opened.watermark.max(state.checkpoint.next_xid);
         let mut router = Router::new(catalog, Xids::new(next_xid), point.commit_timestamps);
         // The checkpoint is the epoch's first record (D17).
