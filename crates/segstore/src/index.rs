@@ -241,6 +241,10 @@ impl Index {
         let changed = state.history != self.state.history;
         let (vdl, low_water) = (self.state.vdl, self.state.low_water);
         let watermark = self.state.watermark;
+        if state.full && !self.state.full {
+            // Rebuilt. Damage that is still there is met again.
+            self.damage = None;
+        }
         self.state = state.clone();
         self.advance(vdl, low_water, watermark);
         if changed {

@@ -160,6 +160,14 @@ pub(crate) fn replay_log(
             opening.damage.get_or_insert(why);
         }
     }
+    let end = replayed.tail.end;
+    for opening in segments.values_mut() {
+        let Manifest { covered, state_at, .. } = opening.manifest;
+        if covered.max(state_at) > end {
+            let what = "the log ends before what the manifest says was in it".to_owned();
+            opening.damage.get_or_insert(what);
+        }
+    }
     for damage in &replayed.damage {
         for opening in segments.values_mut() {
             if opening.manifest.covered < damage.end && opening.manifest.origin < damage.end {
@@ -202,6 +210,8 @@ impl Opening {
         self.index.find_floor();
         if self.damage.is_some() {
             self.index.state.full = false;
+            // Not copied from, and not merged, until it has been rebuilt.
+            self.index.damage.clone_from(&self.damage);
         }
         let index = &self.index;
         self.held.retain(|part| index.holds(part.epoch, part.meta.span));

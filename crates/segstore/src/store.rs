@@ -385,6 +385,12 @@ impl Store {
         Ok(())
     }
 
+    /// What was found damaged of a segment since it was last rebuilt.
+    #[must_use]
+    pub fn damage(&self, segment: SegmentId) -> Option<String> {
+        self.segment(segment).ok()?.read().damage.clone()
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> Stats {

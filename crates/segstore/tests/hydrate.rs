@@ -1,0 +1,161 @@
+//! A blank segment is copied from a peer's files; nothing unchecked is put in place.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use env::MemDisk;
+use segstore::{Export, SegmentState, Store, StoreError};
+use types::Lsn;
+
+const KEYS: u64 = 9;
+
+fn source() -> (Store, Model) {
+    let store = create(&MemDisk::new(), small());
+    let mut model = Model::new();
+    for number in 0..80 {
+        let mut random = Random(number);
+        let parts =
+            (0..4).map(|i| (vec![apply(random.below(KEYS))], body(number * 4 + i, 90))).collect();
+        let batch = model.batch(parts);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        if number < 70 {
+            model.settle(Lsn::MAX);
+            store.advance(SEGMENT, &model.report());
+        }
+        work_off(&store);
+    }
+    (store, model)
+}
+
+fn blank(disk: &MemDisk) -> Store {
+    let store = try_create(disk, small()).expect("creates");
+    let state = SegmentState { full: false, ..SegmentState::default() };
+    store.add_segment(&spec(SEGMENT), &state).expect("adds");
+    store
+}
+
+fn copy(
+    export: &Export,
+    target: &Store,
+    mut spoil: impl FnMut(u64, u64, Bytes) -> Bytes,
+) -> Result<Lsn, StoreError> {
+    let mut install = target.begin_install(SEGMENT, &export.manifest)?;
+    while let Some(want) = install.want() {
+        let bytes = export.read(want.file, want.offset, want.length)?;
+        install.supply(&spoil(want.file, want.offset, bytes))?;
+    }
+    target.finish_install(install)
+}
+
+#[test]
+fn a_copy_answers_as_its_source() {
+    let (store, mut model) = source();
+    let disk = MemDisk::new();
+    let target = blank(&disk);
+    let export = store.export(SEGMENT).expect("exports");
+    // The source goes on, and merges away what it has given out.
+    for number in 0..200 {
+        let batch = model.batch(vec![(vec![apply(number % KEYS)], body(number, 90))]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        work_off(&store);
+    }
+    let flushed = copy(&export, &target, |_, _, bytes| bytes).expect("copies");
+    assert!(flushed > Lsn::ZERO);
+    let model_then = {
+        let mut then = model.clone();
+        then.parts.retain(|(_, _, part)| part.meta.span.end <= flushed);
+        then
+    };
+    model_then.check(&target, KEYS, &[flushed]);
+    drop(export);
+    work_off(&store);
+    model.check(&store, KEYS, &[Lsn::MAX]);
+    // The rest comes as parts; then a restart.
+    let base = flushed;
+    for (epoch, _, part) in model.parts.iter().filter(|(_, _, p)| p.meta.span.end > base) {
+        let at = model.parts.iter().position(|(_, _, p)| p == part).expect("known");
+        let mut batch = Model::new().batch(Vec::new());
+        batch.header.epoch = *epoch;
+        batch.header.base = model.parts[at].1;
+        batch.header.last = part.meta.span.end;
+        batch.parts.push(part.clone());
+        target.append(&[batch_entry(batch)]).expect("appends");
+    }
+    model.check(&target, KEYS, &[Lsn::MAX]);
+    let (again, restored) = open(&disk, small()).expect("opens");
+    assert_eq!(restored[0].flushed, flushed);
+    model.check(&again, KEYS, &[Lsn::MAX]);
+}
+
+#[test]
+fn a_copy_with_one_wrong_bit_is_refused() {
+    let (store, _) = source();
+    let export = store.export(SEGMENT).expect("exports");
+    let mut random = Random(1);
+    for _ in 0..60 {
+        let disk = MemDisk::new();
+        let target = blank(&disk);
+        let mut todo = Some(());
+        let result = copy(&export, &target, |_, _, bytes| {
+            let mut bytes = bytes.to_vec();
+            if todo.take().is_some() {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << random.below(8);
+            }
+            bytes.into()
+        });
+        assert!(matches!(result, Err(StoreError::Damaged { .. })), "{result:?}");
+        // Trying again is possible, and what the failed try left is gone.
+        copy(&export, &target, |_, _, bytes| bytes).expect("copies");
+        target.verify(SEGMENT).expect("whole");
+        let (_, restored) = open(&disk, small()).expect("opens");
+        assert_eq!(restored[0].damage, None);
+    }
+}
+
+#[test]
+fn a_manifest_with_one_wrong_bit_or_of_another_segment_is_refused() {
+    let (store, _) = source();
+    let export = store.export(SEGMENT).expect("exports");
+    let target = blank(&MemDisk::new());
+    for at in 0..export.manifest.len() {
+        let mut manifest = export.manifest.to_vec();
+        manifest[at] ^= 0x10;
+        assert!(target.begin_install(SEGMENT, &manifest.into()).is_err(), "byte {at}");
+    }
+    target.add_segment(&spec(OTHER), &first_state()).expect("adds");
+    assert!(target.begin_install(OTHER, &export.manifest).is_err());
+}
+
+#[test]
+fn a_copy_under_a_newer_history_drops_what_that_history_voids() {
+    let (store, mut model) = source();
+    let (disk, old) = (MemDisk::new(), Model::new());
+    let target = blank(&disk);
+    target.append(&[(SEGMENT, segstore::LogEntry::State(old.state()))]).expect("appends");
+    // The target holds parts of the first epoch that the second never saw.
+    let mut lost = model.clone();
+    lost.parts.retain(|(_, _, part)| part.meta.span.end <= model.vdl.end);
+    lost.next = model.vdl.end.aligned().0 + 8;
+    let dead = lost.batch((0..9).map(|i| (vec![apply(i)], body(99, 77))).collect());
+    target.append(&[batch_entry(dead)]).expect("appends");
+    let state = model.reopen();
+    store.append(&[(SEGMENT, segstore::LogEntry::State(state))]).expect("appends");
+    for number in 0..20 {
+        let batch = model.batch(vec![(vec![apply(number % KEYS)], body(number, 90))]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+    }
+    let export = store.export(SEGMENT).expect("exports");
+    copy(&export, &target, |_, _, bytes| bytes).expect("copies");
+    for (_, base, part) in model.parts.iter().filter(|(e, _, _)| *e == model.epoch()) {
+        let mut batch = Model::new().batch(Vec::new());
+        batch.header.epoch = model.epoch();
+        (batch.header.base, batch.header.last) = (*base, part.meta.span.end);
+        batch.parts.push(part.clone());
+        target.append(&[batch_entry(batch)]).expect("appends");
+    }
+    model.check(&target, KEYS, &[Lsn::MAX]);
+}
