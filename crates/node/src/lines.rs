@@ -18,6 +18,10 @@ use wire::{Message, frame};
 /// Number of a connection, unique in the process's life.
 pub(crate) type LineId = u64;
 
+/// Connections of one loop; more are closed at once.
+const LINES_MAX: usize = 4096;
+/// A connection that has not shaken hands after so long is closed.
+const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Answers queued for one peer above which its requests wait.
 const QUEUED_BYTES_PAUSE: usize = 16 << 20;
 const SCRATCH_BYTES: usize = 256 << 10;
@@ -50,6 +54,7 @@ pub(crate) struct Lines {
     lines: BTreeMap<LineId, Line>,
     busy: BTreeSet<LineId>,
     dirty: BTreeSet<LineId>,
+    greeting: BTreeMap<LineId, Instant>,
     held: BTreeSet<(Instant, LineId)>,
     timer: DueTimer,
     scratch: Vec<u8>,
@@ -65,6 +70,7 @@ impl Lines {
             lines: BTreeMap::new(),
             busy: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            greeting: BTreeMap::new(),
             held: BTreeSet::new(),
             timer,
             scratch: vec![0; SCRATCH_BYTES],
@@ -81,9 +87,15 @@ impl Lines {
 
     /// Takes a connection in; what is queued on it is sent at the next flush.
     pub(crate) fn add(&mut self, id: LineId, mut connection: Connection) -> io::Result<()> {
+        if self.lines.len() >= LINES_MAX {
+            return Err(io::Error::other(format!("{LINES_MAX} connections are open already")));
+        }
         let token = Token(usize::try_from(id).unwrap_or(usize::MAX) + LINES_FROM);
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(connection.source(), token, both)?;
+        if connection.peer().is_none() {
+            self.greeting.insert(id, Instant::now());
+        }
         self.lines.insert(id, Line { connection, closing: false, blocked: false, held: None });
         self.busy.insert(id);
         self.dirty.insert(id);
@@ -95,6 +107,7 @@ impl Lines {
         let mut line = self.lines.remove(&id)?;
         self.busy.remove(&id);
         self.dirty.remove(&id);
+        self.greeting.remove(&id);
         if let Some(due) = line.held {
             self.held.remove(&(due, id));
         }
@@ -186,6 +199,7 @@ impl Lines {
             }
             if !welcomed && line.connection.peer().is_some() {
                 self.dirty.insert(id);
+                self.greeting.remove(&id);
             }
             if !messages.is_empty() {
                 take(id, messages);
@@ -195,6 +209,13 @@ impl Lines {
             self.remove(*id);
         }
         ended
+    }
+
+    /// Lines that have had long enough to shake hands.
+    pub(crate) fn speechless(&self, now: Instant) -> Vec<LineId> {
+        // Numbers ascend with time: the oldest is the first.
+        let old = self.greeting.iter().take_while(|(_, since)| now > **since + GREETING_MAX);
+        old.map(|(id, _)| *id).collect()
     }
 
     /// Queues a message; a line that is gone needs no answer.

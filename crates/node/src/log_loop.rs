@@ -248,8 +248,10 @@ impl LogLoop {
         for segment in self.pace.due(now) {
             self.inputs.push_back((segment, Input::Tick));
         }
-        for line in self.peers.silent(now) {
-            tracing::info!(line, "a peer does not answer; hanging up");
+        let mut silent = self.peers.silent(now);
+        silent.extend(self.lines.speechless(now));
+        for line in silent {
+            tracing::info!(line, "no answer or greeting on a connection; hanging up");
             self.lines.remove(line);
             self.line_ended(line);
         }
@@ -416,7 +418,7 @@ impl LogLoop {
         }
     }
 
-    pub(crate) fn line_ended(&mut self, line: LineId) {
+    fn line_ended(&mut self, line: LineId) {
         self.log_lines.remove(&line);
         match self.peers.ended(line) {
             Some((peer, segments)) => {

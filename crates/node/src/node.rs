@@ -90,6 +90,16 @@ impl Node {
         disk: Arc<dyn Disk>,
         engine: Arc<dyn Engine>,
     ) -> anyhow::Result<Node> {
+        Node::start_unless(config, disk, engine, &|| false)
+    }
+
+    /// The same; a wait for the control plane ends, with an error, when `stopping` says so.
+    pub(crate) fn start_unless(
+        config: &NodeConfig,
+        disk: Arc<dyn Disk>,
+        engine: Arc<dyn Engine>,
+        stopping: &dyn Fn() -> bool,
+    ) -> anyhow::Result<Node> {
         let listener = bind(&config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let metrics = Metrics::new("node", config.name.as_str());
@@ -102,7 +112,7 @@ impl Node {
             http: http.as_ref().map(|http| http.address().to_string()),
         };
         let client = Client::new(&config.control);
-        let started = start::start(config, disk, engine, addresses, &client, &|| false)?;
+        let started = start::start(config, disk, engine, addresses, &client, stopping)?;
         let Started { store, identity, segments, registration, registered } = started;
         let welcome = Welcome {
             node: identity.node,

@@ -1,13 +1,14 @@
 //! The `sixfold node` process: the PostgreSQL engine, the real disk, signals.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context as _;
 use env::RealDisk;
 
 use crate::config::NodeConfig;
-use crate::node::Node;
+use crate::node::{Node, Stopper};
 
 /// Runs a node until SIGTERM or SIGINT.
 ///
@@ -17,17 +18,47 @@ pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     telemetry::init_logging("node", config.name.as_str())?;
     telemetry::stop_on_panic();
     let signals = block_signals().context("cannot block signals")?;
-    let node = Node::start(config, Arc::new(RealDisk), Arc::new(redo::Postgres))?;
-    let stopper = node.stopper();
+    let order = Arc::new(StopOrder::default());
+    let ordered = Arc::clone(&order);
     thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || {
-            let signal = wait_for_signal(&signals);
-            tracing::info!(signal, "stopping");
-            stopper.stop();
-        })
+        .spawn(move || ordered.give(wait_for_signal(&signals)))
         .context("cannot start the signals thread")?;
-    node.wait()
+    let stopping = || order.given.load(Ordering::Acquire);
+    let started =
+        Node::start_unless(config, Arc::new(RealDisk), Arc::new(redo::Postgres), &stopping);
+    match started {
+        Ok(node) => {
+            order.hand_to(node.stopper());
+            node.wait()
+        }
+        Err(_) if stopping() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A signal's order to stop, which may come before there is a node to be stopped.
+#[derive(Default)]
+struct StopOrder {
+    given: AtomicBool,
+    to: Mutex<Option<Stopper>>,
+}
+
+impl StopOrder {
+    fn give(&self, signal: i32) {
+        tracing::info!(signal, "stopping");
+        let to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        self.given.store(true, Ordering::Release);
+        to.iter().for_each(Stopper::stop);
+    }
+
+    fn hand_to(&self, stopper: Stopper) {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.given.load(Ordering::Acquire) {
+            stopper.stop();
+        }
+        *to = Some(stopper);
+    }
 }
 
 /// Keeps SIGTERM and SIGINT for [`wait_for_signal`], in this thread and those it starts.

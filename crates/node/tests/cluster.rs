@@ -236,6 +236,29 @@ fn a_wiped_node_copies_files_where_the_log_is_gone() {
 }
 
 #[test]
+fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
+    let mut cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
+    }
+    cluster.stop_node("b1");
+    let disk = std::sync::Arc::new(env::MemDisk::new());
+    cluster.start_node_on("b1", disk.clone());
+    wait_for("it is created blank", || cluster.report("b1").ok());
+    wait_for("its log is filled", || cluster.report("b1").ok().filter(|r| r.scl == end(2)));
+    let mut client = cluster.connect("b1");
+    disk.set_failing(Some(env::Operation::Write));
+    let answer = client.call(&Message::Append(batch(1, 3, 5, Span::ZERO)));
+    assert!(
+        matches!(answer, Err(link::LinkError::Closed { .. } | link::LinkError::Io { .. })),
+        "{answer:?}"
+    );
+    let why = cluster.wait_for_end("b1");
+    assert!(why.contains("hot log cannot be written"), "{why}");
+}
+
+#[test]
 fn a_directory_of_another_node_is_refused_in_one_sentence() {
     let mut cluster = Cluster::start();
     cluster.stop_node("a1");

@@ -135,8 +135,12 @@ impl Cluster {
     }
 
     pub fn start_node(&mut self, name: &'static str) {
+        self.start_node_on(name, Arc::new(env::RealDisk));
+    }
+
+    pub fn start_node_on(&mut self, name: &'static str, disk: Arc<dyn env::Disk>) {
         let config = self.config(name, &self.data_dir(name));
-        let node = Node::start(&config, Arc::new(env::RealDisk), Arc::new(Concatenation));
+        let node = Node::start(&config, disk, Arc::new(Concatenation));
         let node = node.expect("the node starts");
         self.addresses.insert(name, node.address().to_string());
         self.nodes.insert(name, node);
@@ -153,6 +157,12 @@ impl Cluster {
 
     pub fn stop_node(&mut self, name: &str) {
         self.nodes.remove(name).expect("it runs").stop().expect("a clean end");
+    }
+
+    /// Waits for a node that ends by itself, and returns why.
+    pub fn wait_for_end(&mut self, name: &str) -> String {
+        let node = self.nodes.remove(name).expect("it runs");
+        format!("{:#}", node.wait().expect_err("it failed"))
     }
 
     pub fn wipe(&self, name: &str) {
