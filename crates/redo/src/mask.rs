@@ -1,6 +1,8 @@
 //! Comparing pages as PostgreSQL's `wal_consistency_checking` does: with everything made equal that
 //! may differ, each resource manager having its own rules.
 
+use pgwal::layout::op::rm as manager;
+
 use crate::fault::Fault;
 use crate::page::{PAGE_SIZE, Page};
 use crate::rm;
@@ -31,4 +33,35 @@ pub fn first_difference(
     mask_page(rmid, &mut ours, block)?;
     mask_page(rmid, &mut theirs, block)?;
     Ok(ours.iter().zip(theirs.iter()).position(|(a, b)| a != b))
+}
+
+/// The resource manager that a page of a main fork belongs to, from its special space, where each
+/// index type leaves its mark; `None` when it has no page header or an unknown mark. Tables are
+/// told from other pages without special space (maps) by nothing: the caller knows the fork.
+#[must_use]
+pub fn manager_of(page: &[u8; PAGE_SIZE]) -> Option<u8> {
+    const SEQUENCE_MAGIC: u32 = 0x1717;
+    let mut copy = *page;
+    let view = Page::new(&mut copy);
+    if view.is_new() || view.check().is_err() {
+        return None;
+    }
+    let special = view.special();
+    let mark = view.u16_at(PAGE_SIZE - 2).ok()?;
+    match (PAGE_SIZE - special, mark) {
+        (0, _) => Some(manager::HEAP),
+        (16, 0xff80) => Some(manager::HASH),
+        (16, 0xff81) => Some(manager::GIST),
+        // A vacuum cycle, which stays below the marks.
+        (16, 0..=0xff7f) => Some(manager::BTREE),
+        (8, 0xff82) => Some(manager::SPGIST),
+        (8, 0xff83) => Some(manager::GENERIC),
+        (8, 0xf091..=0xf093) => Some(manager::BRIN),
+        (8, 0) if page.get(special..)? == (u64::from(SEQUENCE_MAGIC)).to_le_bytes() => {
+            Some(manager::SEQ)
+        }
+        // GIN's flags.
+        (8, 0..=0xff) => Some(manager::GIN),
+        _ => None,
+    }
 }

@@ -180,6 +180,13 @@ impl<'a> Page<'a> {
         self.set_header(AT_FLAGS, flags);
     }
 
+    /// `pd_lsn`.
+    #[must_use]
+    pub fn lsn(&self) -> u64 {
+        let half = |at: usize| u64::from(self.header(at)) | u64::from(self.header(at + 2)) << 16;
+        half(0) << 32 | half(4)
+    }
+
     /// Sets `pd_lsn`.
     pub fn set_lsn(&mut self, lsn: u64) {
         self.bytes[0..4].copy_from_slice(&((lsn >> 32) as u32).to_le_bytes());

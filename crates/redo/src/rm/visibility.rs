@@ -26,6 +26,9 @@ pub(crate) fn set(step: &Step<'_>, page: &mut Page<'_>) -> Res<()> {
     if page.is_new() {
         page.init(0);
     }
+    if page.lsn() >= step.lsn {
+        return Ok(());
+    }
     let old = page.get(place.byte, 1)?[0];
     if old >> place.shift & vm::ALL_BITS != flags {
         page.put(place.byte, &[old | flags << place.shift])?;

@@ -22,7 +22,7 @@ impl Random {
     }
 
     fn byte(&mut self) -> u8 {
-        [0, 1, 2, 0x7f, 0x80, 0xff][self.below(6)] ^ self.below(256) as u8 * self.below(2) as u8
+        [0, 1, 2, 0x7f, 0x80, 0xff][self.below(6)] ^ (self.below(256) * self.below(2)) as u8
     }
 }
 

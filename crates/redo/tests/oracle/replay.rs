@@ -10,8 +10,8 @@ use pgwal::effects::CatalogChange;
 use pgwal::keys::{Fork, Key, Rel, Slru};
 use pgwal::layout::op::{self, rm};
 use pgwal::record::{BlockRef, Record};
-use pgwal::{Decoder, effects};
-use redo::mask::first_difference;
+use pgwal::{CheckPoint, Decoder, effects};
+use redo::mask::{first_difference, manager_of};
 use redo::{Postgres, State};
 use types::{Engine, Lsn, Timeline};
 
@@ -47,6 +47,8 @@ pub struct Replay {
     /// What went wrong, in words.
     pub problems: Vec<String>,
     dropped: HashSet<Rel>,
+    /// Flags of all heap DELETE records.
+    pub delete_flags: u8,
     /// Damaged records and pages that were applied.
     pub damaged: u64,
     state: State,
@@ -98,6 +100,7 @@ impl Replay {
             records: BTreeMap::new(),
             problems: Vec::new(),
             dropped: HashSet::new(),
+            delete_flags: 0,
             damaged: 0,
             state: State::of_control_file(&control),
             track_commit_timestamp: control.track_commit_timestamp,
@@ -162,6 +165,9 @@ impl Replay {
     fn record(&mut self, record: &Record) {
         let operation = pgwal::effects::kind(record).expect("a known record");
         *self.records.entry((record.rmid, operation)).or_default() += 1;
+        if (record.rmid, operation) == (rm::HEAP, op::heap::DELETE) {
+            self.delete_flags |= record.main[7];
+        }
         for block in &record.blocks {
             let key = Key::Block(block.rel, block.fork, block.block);
             let count = self.counts.entry((record.rmid, operation, block.id)).or_default();
@@ -200,6 +206,9 @@ impl Replay {
             }
         }
         self.pages.insert(Key::State, self.state.encode());
+        if effects.is_shutdown_checkpoint() {
+            self.compare_counters(record);
+        }
         if effects.state || effects.latest_xid.is_some() {
             self.apply(Key::State, record);
             self.state = State::decode(&self.pages[&Key::State]).expect("our own encoding");
@@ -285,15 +294,23 @@ impl Replay {
                     page[8..] == theirs[8..] || copied && pairs().all(|(a, b)| a & !b == 0)
                 }
                 Key::Block(_, Fork::Main, block) => {
-                    let Some(rmid) = self.last_rmid.get(&key).copied() else { continue };
+                    let page: &Page = page.as_slice().try_into().expect("a page");
+                    let theirs: &Page = theirs.as_slice().try_into().expect("a page");
+                    let Some(rmid) = manager_of(page) else {
+                        self.problem(format!("{key:?} is a page of no manager"));
+                        continue;
+                    };
+                    let last = self.last_rmid.get(&key).copied().unwrap_or(rmid);
+                    let last = if last == rm::HEAP2 { rm::HEAP } else { last };
+                    if last != rmid {
+                        self.problem(format!("{key:?} of manager {last} looks like {rmid}"));
+                    }
                     // Not logged: a sequence's current value, the page cache of SP-GiST's root.
                     if rmid == rm::SEQ || rmid == rm::SPGIST && block == 0 {
                         continue;
                     }
                     blocks += 1;
-                    let (ours, theirs) = (page.as_slice().try_into(), theirs.as_slice().try_into());
-                    let (ours, theirs) = (ours.expect("a page"), theirs.expect("a page"));
-                    first_difference(rmid, ours, theirs, block) == Ok(None)
+                    first_difference(rmid, page, theirs, block) == Ok(None)
                 }
                 _ => continue,
             };
@@ -304,6 +321,24 @@ impl Replay {
         }
         self.compare_state(data);
         (blocks, maps, slrus)
+    }
+
+    /// At a shutdown checkpoint the counters kept from records must already be the server's.
+    fn compare_counters(&mut self, record: &Record) {
+        let theirs = CheckPoint::decode(&record.main).expect("a checkpoint");
+        let ours = self.state.checkpoint;
+        // The log runs ahead of the oid counter; the rest only a checkpoint knows.
+        let expected = CheckPoint {
+            redo: ours.redo,
+            time: ours.time,
+            next_oid: ours.next_oid,
+            oldest_active_xid: ours.oldest_active_xid,
+            oldest_commit_ts_xid: ours.oldest_commit_ts_xid,
+            ..theirs
+        };
+        if ours != expected || ours.next_oid < theirs.next_oid {
+            self.problem(format!("counters {ours:?} at a shutdown with {theirs:?}"));
+        }
     }
 
     fn compare_state(&mut self, data: &Path) {

@@ -2,7 +2,7 @@
 
 use pgwal::layout::op::*;
 
-use crate::server::Server;
+use crate::server::{Server, Session};
 
 /// Record types that the workload must have produced: all that change pages, but for
 /// [`NOT_EXPECTED`].
@@ -36,7 +36,8 @@ const NOT_EXPECTED: &[(u8, u8)] = &[(rm::HEAP2, heap2::REWRITE), (rm::GIST, gist
 
 /// Runs all of it.
 pub fn run(server: &Server) {
-    let parts: [(&str, fn(&Server)); 9] = [
+    type Part = fn(&Server);
+    let parts: [(&str, Part); 9] = [
         ("heap", heap_tables),
         ("locks", locks),
         ("btree", btrees),
@@ -152,10 +153,62 @@ fn locks(server: &Server) {
     ",
     );
     a.run("vacuum (freeze) l; update l set v = 0 where id % 10 = 0; vacuum (freeze) l;");
+    speculative(server, &mut a);
     // Prepared transactions.
     a.run("begin; insert into l values (5001, 1); savepoint x; insert into l values (5002, 1); prepare transaction 'p1';");
     a.run("begin; insert into l values (5003, 1); select 1 from l where id = 77 for share; prepare transaction 'p2';");
     a.run("commit prepared 'p1'; rollback prepared 'p2';");
+}
+
+/// Two sessions insert the same key; the one that comes second takes its row back. An index
+/// expression that waits for locks keeps each where it must be.
+fn speculative(server: &Server, control: &mut Session) {
+    control.run(
+        "
+        create table spec (k text, v int);
+        create function wait_for(k text, v int) returns text immutable language plpgsql as $$
+        begin
+          if pg_try_advisory_xact_lock(current_setting('spec.session')::int, 1) then
+            perform pg_advisory_xact_lock(current_setting('spec.session')::int, 2);
+          else
+            perform pg_advisory_xact_lock(current_setting('spec.session')::int, 3);
+          end if;
+          return k;
+        end $$;
+        create unique index spec_k on spec (wait_for(k, 0));
+        select pg_advisory_lock(s, l) from generate_series(1, 2) s, generate_series(1, 3) l;
+    ",
+    );
+    let blocked = |control: &mut Session, count: &str| {
+        for _ in 0..500 {
+            let waiting = "select count(*) from pg_locks where not granted;";
+            if control.run(waiting).trim() == count {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("the sessions do not wait as they should");
+    };
+    let mut sessions = [server.session("postgres"), server.session("postgres")];
+    for (number, session) in (1..).zip(&mut sessions) {
+        session.run(&format!("set spec.session = {number};"));
+        session.send(
+            "insert into spec values ('k', 1)
+             on conflict (wait_for(k, 0)) do update set v = spec.v + 1;",
+        );
+    }
+    blocked(control, "2");
+    let unlock = |control: &mut Session, session: u32, lock: u32| {
+        control.run(&format!("select pg_advisory_unlock({session}, {lock});"));
+    };
+    for (session, lock) in [(1, 1), (2, 1), (1, 3), (2, 3)] {
+        unlock(control, session, lock);
+    }
+    blocked(control, "2");
+    unlock(control, 2, 2);
+    sessions[1].wait();
+    unlock(control, 1, 2);
+    sessions[0].wait();
 }
 
 fn btrees(server: &Server) {
