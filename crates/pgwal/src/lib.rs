@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`layout`] (page and record headers, constants), [`record`] (a decoded record),
 //! [`page`] and [`decode`] (the stream decoder), [`keys`] (names of pages and catalog entries in a
-//! volume), [`vm`], [`fsm`] and [`slru`] (where recovery keeps what), [`effects`] (implicit changes
+//! volume), [`vm`], [`fsm`] and [`slru`] (where recovery keeps what), [`mod@effects`] (implicit changes
 //! of a record), [`image`] and [`pglz`] (full-page images), [`build`] (records and segments from
 //! parts), [`checkpoint`] and [`control_file`], [`error`].
 

@@ -69,7 +69,7 @@ fn dumped(line: &str) -> Option<Dumped<'_>> {
     let (head, desc) = line.split_once(", desc: ")?;
     let field = |name: &str| {
         let rest = &head[head.find(name)? + name.len()..];
-        Some(rest.trim_start().split([',', ' ', '/']).next()?)
+        rest.trim_start().split([',', ' ', '/']).next()
     };
     let lsn = |name: &str| {
         let rest = &head[head.find(name)? + name.len()..];
@@ -294,4 +294,38 @@ fn every_record_of_a_varied_workload_is_decoded_known_and_rebuilt() {
     images_are_the_pages(&records, &server.data());
     rebuilds_the_segments(&records, start, &wal, parsed.system_id);
     starts_from_a_synthesized_segment(&server, last.span.end, last.span.start);
+}
+
+#[test]
+fn a_record_that_a_crash_cut_off_is_passed_over_as_the_server_does() {
+    let Some(server) = Server::init("wal_keep_size='1GB'") else { return };
+    server.start();
+    server.sql("create table kept (a int)");
+    let before = server.sql("select pg_switch_wal(); select pg_current_wal_insert_lsn()");
+    let before: Lsn = before.lines().last().expect("a line").parse().expect("a position");
+    server.sql("select pg_logical_emit_message(true, 'cut', repeat('x', 300000))");
+    server.stop("immediate");
+
+    // The message survives in part: its pages from the fourth on were never written.
+    let name = layout::segment_name(Timeline(1), before.0 / u64::from(SEGMENT), SEGMENT);
+    let file = server.wal().join(&name);
+    let mut bytes = fs::read(&file).expect("the segment");
+    let cut = layout::page_of(before).plus(4 * WAL_PAGE_SIZE as u64);
+    bytes[cut.bytes_since(layout::segment_start(before, SEGMENT)) as usize..].fill(0);
+    fs::write(&file, bytes).expect("writable");
+    server.start();
+    server.sql("insert into kept values (1)");
+    server.stop("fast");
+
+    let names: Vec<String> = server.segments().into_iter().filter(|other| *other >= name).collect();
+    let (start, wal) = read_wal(&server, &names);
+    let control = fs::read(server.data().join("global/pg_control")).expect("readable");
+    let control = ControlFile::decode(&control).expect("valid");
+    let (records, _) = decode(start, &wal, control.system_id);
+    let overwrites =
+        |record: &&Record| (record.rmid, record.op()) == (rm::XLOG, op::xlog::OVERWRITE_CONTRECORD);
+    let overwrite = records.iter().find(overwrites).expect("the server says so");
+    assert_eq!(layout::page_of(overwrite.span.start), cut);
+    assert_eq!(records[records.len() - 1].span.start, control.checkpoint);
+    assert!(records.iter().all(|record| record.rmid != rm::LOGICALMSG));
 }

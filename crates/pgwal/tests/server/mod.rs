@@ -1,6 +1,8 @@
 //! A throw-away PostgreSQL 15 server, to make real WAL. Tests that need it pass with a note where
 //! its binaries are not installed (`PGWAL_TEST_BIN` names another directory).
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
