@@ -3,8 +3,8 @@
 //! Pure: no I/O, no clock, no state between calls. Every access to a page or a record is checked
 //! against its bounds; what does not fit is an error that names it, never a panic, never skipped.
 //!
-//! Reading order: [`engine`] (dispatch by key), [`state`] (the server's counters), [`slru`]
-//! (transaction status and its like), [`page`] (a page's own structure), [`rm`] (what each resource
+//! Reading order: `engine` (dispatch by key), [`state`] (the server's counters), `slru`
+//! (transaction status and its like), `page` (a page's own structure), `rm` (what each resource
 //! manager's records do to it), [`mask`] (comparing pages).
 
 mod engine;
