@@ -26,4 +26,4 @@ pub use instance::{Instance, PathText};
 pub use map::{BLOCK_BYTES, BLOCKS_PER_SEGMENT, Map, State};
 pub use name::{FileKind, SegmentName, classify};
 pub use request::{Reply, Request};
-pub use slot::{ClaimKind, Claimant};
+pub use slot::Claimant;

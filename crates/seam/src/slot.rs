@@ -13,19 +13,6 @@ use crate::{Instance, Map, SegmentName, sys};
 /// Set in a place's pid while somebody undoes its claims.
 const RECOVERING: u32 = 1 << 31;
 
-/// What a claim is for; decides what its block is when the claimant dies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClaimKind {
-    /// PostgreSQL writes: the block may be torn afterwards.
-    Write,
-    /// The driver puts a page in place: the block stays absent until the claim is released.
-    Fill,
-    /// The driver evicts: absent or present as its word says.
-    Evict,
-    /// The file is truncated or removed.
-    Discard,
-}
-
 /// One process's place.
 #[repr(C, align(64))]
 #[derive(Debug)]
