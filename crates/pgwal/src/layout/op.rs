@@ -6,7 +6,7 @@ pub const CUSTOM_FIRST: u8 = 128;
 
 /// Resource manager ids, in PostgreSQL's order.
 pub mod rm {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, reason = "PostgreSQL's own names")]
     pub const XLOG: u8 = 0;
     pub const XACT: u8 = 1;
     pub const SMGR: u8 = 2;
@@ -67,7 +67,7 @@ macro_rules! ops {
     ($(#[$doc:meta])* $module:ident { $($name:ident = $value:expr),* $(,)? }) => {
         $(#[$doc])*
         pub mod $module {
-            #![allow(missing_docs)]
+            #![allow(missing_docs, reason = "PostgreSQL's own names")]
             $(pub const $name: u8 = $value;)*
             /// All record types.
             pub const ALL: &[u8] = &[$($name),*];
@@ -93,7 +93,7 @@ ops! {
 }
 /// Flags of transaction records.
 pub mod xact_flags {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, reason = "PostgreSQL's own names")]
     pub const OP_MASK: u8 = 0x70;
     pub const HAS_INFO: u8 = 0x80;
     pub const HAS_DBINFO: u32 = 1 << 0;
@@ -112,7 +112,7 @@ ops! {
 }
 /// Flags of `xl_smgr_truncate`.
 pub mod smgr_flags {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, reason = "PostgreSQL's own names")]
     pub const HEAP: u32 = 1;
     pub const VM: u32 = 2;
     pub const FSM: u32 = 4;
@@ -157,7 +157,7 @@ ops! {
 }
 /// Flags of heap records.
 pub mod heap_flags {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, reason = "PostgreSQL's own names")]
     pub const OP_MASK: u8 = 0x70;
     pub const INIT_PAGE: u8 = 0x80;
     pub const INSERT_ALL_VISIBLE_CLEARED: u8 = 1 << 0;
@@ -220,7 +220,7 @@ ops! {
 }
 /// Flags of BRIN records.
 pub mod brin_flags {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, reason = "PostgreSQL's own names")]
     pub const OP_MASK: u8 = 0x70;
     pub const INIT_PAGE: u8 = 0x80;
 }
