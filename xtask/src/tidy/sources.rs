@@ -35,11 +35,10 @@ pub(super) fn check(name: &str, text: &str) -> Vec<String> {
             "{name}: does not begin with `//!`; say the file's one job and its invariants"
         ));
     }
-    let allows = |line: &str| line.starts_with("#[allow(") || line.starts_with("#![allow(");
-    if text.lines().any(|line| allows(line.trim_start())) {
+    if silences_without_reason(text) {
         complaints.push(format!(
-            "{name}: silences a lint with `allow`; use `expect(lint, reason = \"…\")`, which \
-             complains when it is no longer needed"
+            "{name}: silences a lint with a bare `allow`; use `expect(lint, reason = \"…\")`, which \
+             complains when it is no longer needed, or give `allow` a reason"
         ));
     }
     for (crates, banned) in [(PURE, IMPURE), (THROUGH_ENV, NOT_THROUGH_ENV)] {
@@ -48,6 +47,21 @@ pub(super) fn check(name: &str, text: &str) -> Vec<String> {
         }
     }
     complaints
+}
+
+/// Whether an `allow` attribute gives no reason.
+fn silences_without_reason(text: &str) -> bool {
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let line = line.trim_start();
+        if line.starts_with("#[allow(") || line.starts_with("#![allow(") {
+            let rest = lines.clone().take_while(|_| !line.ends_with(']')).take(4);
+            if !line.contains("reason") && !rest.into_iter().any(|line| line.contains("reason")) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// Uses of what is banned, outside comments and tests.
@@ -75,6 +89,14 @@ mod tests {
         assert_eq!(complaints.len(), 1, "{complaints:?}");
         assert!(complaints[0].starts_with("crates/protocol/src/x.rs:3: uses Instant::now"));
         assert!(check("crates/node/src/x.rs", text).is_empty());
+    }
+
+    #[test]
+    fn a_silenced_lint_needs_a_reason() {
+        let with = |attribute| check("crates/node/src/x.rs", &format!("//! Job.\n{attribute}\n"));
+        assert_eq!(with("#[allow(dead_code)]").len(), 1);
+        assert!(with("#[allow(dead_code, reason = \"x\")]").is_empty());
+        assert!(with("#![allow(\n    dead_code,\n    reason = \"x\"\n)]").is_empty());
     }
 
     #[test]
