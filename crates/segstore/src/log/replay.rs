@@ -83,8 +83,11 @@ pub(crate) fn replay(
         }
         let expected = lives.get(&(life + 1)).and_then(|next| next.header);
         let expected = expected.map(|header| header.previous_end);
-        let mut scan = Scan { incarnation, life, file: &found.file, damage: &mut damage, write };
-        let offset = scan.run(expected, visit)?;
+        let LogFile { file, name, bytes } = &found.file;
+        let mut content = vec![0; usize::try_from(*bytes).unwrap_or(0)];
+        file.read_at(0, &mut content)?;
+        let mut scan = Scan { incarnation, life, name, content, damage: &mut damage, write };
+        let offset = scan.run(expected, visit);
         write = scan.write;
         end = Position { life, offset };
     }
@@ -136,86 +139,70 @@ fn first_unit(file: &LogFile, incarnation: Incarnation) -> Result<Option<UnitHea
 struct Scan<'a> {
     incarnation: Incarnation,
     life: u64,
-    file: &'a LogFile,
+    name: &'a str,
+    content: Vec<u8>,
     damage: &'a mut Vec<Damage>,
     write: u64,
 }
 
 impl Scan<'_> {
     /// Visits the life's entries; returns where its units end.
-    fn run(
-        &mut self,
-        expected: Option<u64>,
-        visit: &mut dyn FnMut(Entry, Location),
-    ) -> Result<u64, DiskError> {
+    fn run(&mut self, expected: Option<u64>, visit: &mut dyn FnMut(Entry, Location)) -> u64 {
         let mut offset = FILE_HEADER;
         let mut end = FILE_HEADER;
         loop {
             if expected.is_some_and(|expected| offset >= expected) {
-                return Ok(offset);
+                return offset;
             }
-            match self.unit(offset)? {
-                Some((header, entries)) => {
-                    self.write = header.write;
-                    offset += unit::unit_bytes(u64::from(header.length));
-                    end = offset;
-                    for (entry, location) in entries {
-                        visit(entry, location);
-                    }
+            if let Some((header, entries)) = self.unit(offset) {
+                self.write = header.write;
+                offset += unit::unit_bytes(u64::from(header.length));
+                end = offset;
+                for (entry, location) in entries {
+                    visit(entry, location);
                 }
-                None => match self.next_unit(offset + SECTOR)? {
-                    Some(next) => {
-                        self.report(offset, next);
-                        offset = next;
-                    }
-                    None => {
-                        if let Some(expected) = expected {
-                            self.report(offset, expected);
-                            return Ok(expected);
-                        }
-                        return Ok(end);
-                    }
-                },
+                continue;
+            }
+            match (self.next_unit(offset + SECTOR), expected) {
+                (Some(next), _) => {
+                    self.report(offset, next);
+                    offset = next;
+                }
+                (None, Some(expected)) => {
+                    self.report(offset, expected);
+                    return expected;
+                }
+                (None, None) => return end,
             }
         }
     }
 
     fn report(&mut self, from: u64, to: u64) {
-        let what = format!("log file {} at offsets {from} to {to}", self.file.name);
+        let what = format!("log file {} at offsets {from} to {to}", self.name);
         self.damage.push(Damage { end: Position { life: self.life, offset: to }, what });
     }
 
-    fn header(&self, offset: u64) -> Result<Option<UnitHeader>, DiskError> {
-        if offset + SECTOR > self.file.bytes {
-            return Ok(None);
-        }
-        let mut raw = [0; UNIT_HEADER];
-        self.file.file.read_at(offset, &mut raw)?;
-        let found = unit::header(self.incarnation, offset, &raw);
-        Ok(found.filter(|header| header.at.life == self.life))
+    fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        self.content.get(start..start.checked_add(length)?)
     }
 
-    #[expect(clippy::type_complexity, reason = "private pair of a header and its entries")]
-    fn unit(&self, offset: u64) -> Result<Option<(UnitHeader, Vec<(Entry, Location)>)>, DiskError> {
-        let Some(header) = self.header(offset)? else { return Ok(None) };
-        if offset + unit::unit_bytes(u64::from(header.length)) > self.file.bytes {
-            return Ok(None);
-        }
-        let mut body = vec![0; header.length as usize];
-        self.file.file.read_at(offset + UNIT_HEADER as u64, &mut body)?;
-        let entries = header.entries(self.incarnation, &Bytes::from(body));
-        Ok(entries.ok().map(|entries| (header, entries)))
+    fn header(&self, offset: u64) -> Option<UnitHeader> {
+        let found = unit::header(self.incarnation, offset, self.bytes(offset, UNIT_HEADER)?);
+        found.filter(|header| header.at.life == self.life)
+    }
+
+    fn unit(&self, offset: u64) -> Option<(UnitHeader, Vec<(Entry, Location)>)> {
+        let header = self.header(offset)?;
+        let body = self.bytes(offset + UNIT_HEADER as u64, header.length as usize)?;
+        // A copy, so that what stays in memory does not keep the whole file there.
+        let entries = header.entries(self.incarnation, &Bytes::copy_from_slice(body)).ok()?;
+        Some((header, entries))
     }
 
     /// First offset at or after `from` that holds a later unit's header of this life.
-    fn next_unit(&self, from: u64) -> Result<Option<u64>, DiskError> {
-        let mut offset = from;
-        while offset + SECTOR <= self.file.bytes {
-            if self.header(offset)?.is_some_and(|header| header.write > self.write) {
-                return Ok(Some(offset));
-            }
-            offset += SECTOR;
-        }
-        Ok(None)
+    fn next_unit(&self, from: u64) -> Option<u64> {
+        let later = |offset: &u64| self.header(*offset).is_some_and(|h| h.write > self.write);
+        (from..self.content.len() as u64).step_by(SECTOR as usize).find(later)
     }
 }
