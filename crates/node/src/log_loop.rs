@@ -408,6 +408,9 @@ impl LogLoop {
     fn ended(&mut self, ended: Vec<(LineId, LinkError)>) {
         for (line, error) in ended {
             match &error {
+                _ if self.peers.of_line(line).is_some() => {
+                    tracing::debug!(%error, "connection to a peer ended");
+                }
                 LinkError::Closed { .. } => tracing::debug!(%error, "connection ended"),
                 LinkError::Wire { .. } | LinkError::TurnedAway { .. } => {
                     tracing::warn!(%error, "connection ended");

@@ -31,6 +31,8 @@ struct Peer {
     line: Option<LineId>,
     again: Option<Instant>,
     asked: usize,
+    /// It did not answer last time; told once.
+    away: bool,
 }
 
 /// The other nodes.
@@ -57,7 +59,8 @@ impl Peers {
     }
 
     fn set(&mut self, node: NodeId, address: &str) {
-        let fresh = || Peer { address: address.to_owned(), line: None, again: None, asked: 0 };
+        let fresh =
+            || Peer { address: address.to_owned(), line: None, again: None, asked: 0, away: false };
         let peer = self.peers.entry(node).or_insert_with(fresh);
         if peer.address != address {
             address.clone_into(&mut peer.address);
@@ -120,6 +123,9 @@ impl Peers {
         let asked = self.asked.remove(&request)?;
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.asked = peer.asked.saturating_sub(1);
+            if std::mem::take(&mut peer.away) {
+                tracing::info!(peer = %node, "peer answers again");
+            }
         }
         Some(asked.segment)
     }
@@ -131,6 +137,9 @@ impl Peers {
             peer.line = None;
             peer.asked = 0;
             peer.again = Some(Instant::now() + LEAVE_ALONE);
+            if !std::mem::replace(&mut peer.away, true) {
+                tracing::info!(peer = %node, address = peer.address, "peer is away; will keep trying");
+            }
         }
         let lost = self.asked.extract_if(.., |_, asked| asked.peer == node);
         Some((node, lost.map(|(_, asked)| asked.segment).collect()))

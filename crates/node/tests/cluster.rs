@@ -281,3 +281,20 @@ fn a_dropped_volume_is_gone_after_a_restart_too() {
     cluster.start_node("a1");
     gone(&cluster);
 }
+
+#[test]
+fn garbage_on_a_connection_ends_that_connection_only() {
+    use std::io::{Read as _, Write as _};
+    let cluster = Cluster::start();
+    let mut stream = std::net::TcpStream::connect(cluster.address("a1")).expect("accepted");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("set");
+    stream.write_all(&[0x5a; 4096]).expect("sent");
+    let mut rest = Vec::new();
+    // An orderly close or a reset: either way the node hung up.
+    let ended = stream.read_to_end(&mut rest);
+    assert!(
+        ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+    );
+    assert!(rest.is_empty());
+    assert!(cluster.report("a1").is_ok());
+}

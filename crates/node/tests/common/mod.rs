@@ -173,6 +173,10 @@ impl Cluster {
         self.control = None;
     }
 
+    pub fn address(&self, name: &str) -> &str {
+        &self.addresses[name]
+    }
+
     pub fn try_connect(&self, name: &str) -> Result<Client, LinkError> {
         let from = Speaker::Control;
         let party = Party { cluster: CLUSTER, from, az: None, az_latency: Duration::ZERO };
