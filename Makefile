@@ -52,7 +52,7 @@ bench: install build
 	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)
 
 sim:
-	$(CARGO) run --release --locked -p sixfold-sim -- run --seeds $(SEEDS) $(ARGS)
+	$(CARGO) run --release --locked -p sixfold-sim -- --seeds $(SEEDS) $(ARGS)
 
 fmt:
 	$(CARGO) fmt --all --check
