@@ -13,6 +13,7 @@ use wire::Batch;
 use crate::error::StoreError;
 use crate::fold::Folder;
 use crate::index::Run;
+use crate::log::ring::Recycled;
 use crate::log::{self, Entry, Kind};
 use crate::merge::{self, MergeJob, StepError, Sweep};
 use crate::pages::block::Binding;
@@ -58,12 +59,23 @@ impl Store {
     }
 
     fn tidy_log(&self) -> Result<bool, StoreError> {
-        let mut log = lock(&self.log);
-        if log.tidy().map_err(|error| self.fatal(&error))? {
-            return Ok(true);
+        // Appends wait for this lock, so files are removed and zeroed outside of it.
+        let (recycled, wanted) = {
+            let mut log = lock(&self.log);
+            let recycled = log.recycle();
+            let wanted = if recycled.is_none() { log.spare_wanted() } else { None };
+            (recycled, wanted)
+        };
+        match recycled {
+            Some(Recycled::Kept) => return Ok(true),
+            Some(Recycled::Remove(name)) => {
+                env::recipes::remove_all(&*self.disk, &self.log_dir(), &[name])
+                    .map_err(|error| self.fatal(&error))?;
+                return Ok(true);
+            }
+            None => {}
         }
-        let Some(name) = log.spare_wanted() else { return Ok(false) };
-        drop(log);
+        let Some(name) = wanted else { return Ok(false) };
         let file =
             log::ring::create(&*self.disk, &self.log_dir(), name, self.options.log_file_bytes)
                 .map_err(|error| self.fatal(&error))?;
@@ -171,20 +183,29 @@ impl Store {
         if life >= newest || self.lives.bytes_from(life) <= self.options.log_retain_bytes {
             return Ok(false);
         }
-        for segment in self.all_segments() {
+        let segments = self.all_segments();
+        for segment in &segments {
             if !segment.read().unflushed_in(life).is_empty() {
-                self.flush(work, &segment)?;
+                self.flush(work, segment)?;
             }
+        }
+        // When most of a life waits for a durable point or a missing part, copying it forward would
+        // free little or nothing: the log grows instead.
+        let waiting: u64 = segments.iter().map(|s| s.read().unflushed_bytes_in(life)).sum();
+        if waiting > self.lives.get(life).map_or(0, |file| file.bytes) / 2 {
+            return Ok(false);
+        }
+        for segment in &segments {
             let rest = segment.read().unflushed_in(life);
-            if !self.copy_forward(&segment, &rest)? {
+            if !self.copy_forward(segment, &rest)? {
                 return Ok(false);
             }
             let state_at = segment.read().state_at;
             if state_at.life <= life && segment.manifest().state_at < state_at {
-                self.commit(work, &segment, None)?;
+                self.commit(work, segment, None)?;
             }
         }
-        for segment in self.all_segments() {
+        for segment in &segments {
             segment.write().forget_life(life);
         }
         lock(&self.log).retire(life);
@@ -194,29 +215,29 @@ impl Store {
     /// Writes batches that cannot be flushed yet to the log's end again; false when one of them is
     /// damaged, so that its life must stay.
     fn copy_forward(&self, segment: &Arc<Segment>, runs: &[Run]) -> Result<bool, StoreError> {
-        for run in runs {
-            let batch = match self.read_run(segment.id, run) {
-                Ok(batch) => batch,
-                Err(error) => {
-                    segment.write().damage.get_or_insert(error.to_string());
-                    return Ok(false);
-                }
-            };
-            self.append_copy(segment, &batch)?;
-        }
-        Ok(true)
-    }
-
-    fn append_copy(&self, segment: &Arc<Segment>, batch: &Batch) -> Result<(), StoreError> {
-        let entry = Entry { segment: segment.id, kind: Kind::Batch, payload: batch.encode() };
+        let batches: Result<Vec<Batch>, StoreError> =
+            runs.iter().map(|run| self.read_run(segment.id, run)).collect();
+        let batches = match batches {
+            Ok(batches) => batches,
+            Err(error) => {
+                segment.write().damage.get_or_insert(error.to_string());
+                return Ok(false);
+            }
+        };
+        let raw = |batch: &Batch| Entry {
+            segment: segment.id,
+            kind: Kind::Batch,
+            payload: batch.encode(),
+        };
+        let entries: Vec<Entry> = batches.iter().map(raw).collect();
         let mut log = lock(&self.log);
-        let (locations, _) = log.append(&[entry]).map_err(|error| self.fatal(&error))?;
+        let (locations, _) = log.append(&entries).map_err(|error| self.fatal(&error))?;
         let mut index = segment.write();
-        for location in locations {
+        for (batch, location) in batches.iter().zip(locations) {
             index.insert(batch, location);
             index.applied = location.position();
         }
-        Ok(())
+        Ok(true)
     }
 
     /// One step of the merge under way, or the choice of the next.

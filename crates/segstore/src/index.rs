@@ -20,6 +20,11 @@ use crate::version::{RangeDelete, Version, What};
 /// Memory a version takes besides its bytes, about.
 const OVERHEAD: u64 = 100;
 
+fn change_bytes(change: &Change) -> u64 {
+    let image = if let Change::Put(_, bytes) = change { bytes.len() as u64 } else { 0 };
+    OVERHEAD + image
+}
+
 /// A live part above `flushed`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Link {
@@ -130,7 +135,7 @@ impl Index {
             if !self.is_live(header.epoch, span.start) {
                 break;
             }
-            let bytes = part.body.len() as u64 + OVERHEAD;
+            let bytes = part.body.len() as u64 + part.changes.iter().map(change_bytes).sum::<u64>();
             let link = Link { base, span, epoch: header.epoch, bytes };
             if span.end > self.flushed && self.insert_link(link) {
                 fresh = true;
@@ -189,10 +194,7 @@ impl Index {
     ) {
         let (key, what) = match change {
             Change::Apply(key) => (*key, What::Apply(body.clone())),
-            Change::Put(key, bytes) => {
-                self.bytes += bytes.len() as u64;
-                (*key, What::Put(bytes.clone()))
-            }
+            Change::Put(key, bytes) => (*key, What::Put(bytes.clone())),
             Change::Delete { from, to } => {
                 self.deletes.push(RangeDelete { from: *from, to: *to, span, number, epoch });
                 return;
@@ -221,6 +223,7 @@ impl Index {
         if version <= self.flushed || matches!(versions[at].what, What::Image(_)) {
             return;
         }
+        self.bytes += bytes.len() as u64;
         let image = Version { what: What::Image(bytes), ..versions[at].clone() };
         versions.insert(at + 1, image);
     }
@@ -331,13 +334,10 @@ impl Index {
             return;
         }
         self.flushed = flushed;
-        while let Some(link) = self.links.front().filter(|link| link.span.end <= flushed) {
-            self.bytes = self.bytes.saturating_sub(link.bytes);
+        while self.links.front().is_some_and(|link| link.span.end <= flushed) {
             self.links.pop_front();
         }
-        if self.links.is_empty() {
-            self.bytes = 0;
-        }
+        self.bytes = self.links.iter().map(|link| link.bytes).sum();
         self.deletes.retain(|delete| delete.span.end > flushed);
         self.contiguous = self.contiguous.max(flushed);
         self.extend();
@@ -392,6 +392,11 @@ impl Index {
         self.runs.iter().filter(old).copied().collect()
     }
 
+    /// Bytes of the above in the log.
+    pub(crate) fn unflushed_bytes_in(&self, life: u64) -> u64 {
+        self.unflushed_in(life).iter().map(|run| u64::from(run.location.length)).sum()
+    }
+
     /// Everything of this segment before this position is in the manifest or in page files.
     pub(crate) fn covered(&self, flushed: Lsn) -> Position {
         let lives = self.runs.iter().filter(|run| run.last > flushed);
@@ -411,6 +416,11 @@ impl Index {
             at = run.last;
         }
         out
+    }
+
+    /// Every batch that the log still holds.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.runs.iter().copied().collect()
     }
 
     pub(crate) fn has_run(&self, run: &Run) -> bool {

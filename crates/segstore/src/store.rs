@@ -369,17 +369,24 @@ impl Store {
         self.flush(&mut lock(&self.work), &segment)
     }
 
-    /// Checks every block of a segment's files (scrubbing).
+    /// Checks every block of a segment's files, and every batch that the log holds (scrubbing).
     ///
     /// # Errors
-    /// The first damage found; the segment's files are not merged or copied from then on.
-    pub fn verify(&self, segment: SegmentId) -> Result<(), StoreError> {
-        let segment = self.segment(segment)?;
+    /// The first damage found. Damaged files are not merged or copied from then on.
+    pub fn verify(&self, id: SegmentId) -> Result<(), StoreError> {
+        let segment = self.segment(id)?;
         let files = Arc::clone(&segment.read().files);
         for file in files.iter() {
             if let Err(error) = file.verify() {
                 segment.write().damage.get_or_insert(error.to_string());
                 return Err(error);
+            }
+        }
+        let runs = segment.read().runs();
+        for run in &runs {
+            match self.read_run(id, run) {
+                Err(error) if segment.read().has_run(run) => return Err(error),
+                _ => {}
             }
         }
         Ok(())

@@ -218,3 +218,50 @@ fn a_record_the_engine_refuses_is_never_skipped() {
     assert!(store.stats().engine_errors > 0);
     assert!(store.poisoned().is_none());
 }
+
+#[test]
+fn while_a_part_is_missing_the_log_grows_and_later_shrinks() {
+    let disk = MemDisk::new();
+    let store = create(&disk, small());
+    let mut model = Model::new();
+    let missing = model.batch(vec![(vec![apply(1)], body(1, 60))]);
+    for number in 0..600 {
+        let batch = model.batch(vec![(vec![apply(number % 7)], body(number, 400))]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        work_off(&store);
+    }
+    let stats = store.stats();
+    assert!(stats.log_bytes > 250_000, "nothing is lost: {stats:?}");
+    assert!(stats.log_writes < 700, "batches are not copied again and again");
+    assert_eq!(stats.flushes, 0);
+    store.append(&[batch_entry(missing)]).expect("appends");
+    for number in 0..100 {
+        let batch = model.batch(vec![(vec![apply(number % 7)], body(number, 400))]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        work_off(&store);
+    }
+    assert!(store.stats().log_bytes <= 64 << 10, "{:?}", store.stats());
+    model.check(&store, 7, &[Lsn::MAX]);
+}
+
+#[test]
+fn images_in_the_log_are_flushed_although_the_newest_part_waits() {
+    let disk = MemDisk::new();
+    let store = create(&disk, small());
+    let mut model = Model::new();
+    for number in 0..500u64 {
+        // The durable point is always one part behind.
+        model.settle(Lsn::MAX);
+        let put = Change::Put(key(number % 30), vec![number as u8; 1000].into());
+        let batch = model.batch(vec![(vec![put], bytes::Bytes::new())]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        while store.background().expect("works") {}
+        assert!(store.stats().unflushed_bytes < 16 << 10, "{:?}", store.stats());
+    }
+    assert!(store.stats().flushes < 400, "files are not one part long: {:?}", store.stats());
+    model.check(&store, 30, &[Lsn::MAX]);
+}

@@ -209,21 +209,16 @@ impl Log {
         self.oldest_needed
     }
 
-    /// Keeps one spare file ready and frees what may go: background work. Returns whether
-    /// something was done.
-    pub(crate) fn tidy(&mut self) -> Result<bool, DiskError> {
-        if let Some(life) = self.lives.oldest()
-            && life < self.oldest_durable
-            && let Some(file) = self.lives.remove(life)
-        {
-            if file.bytes == self.file_bytes && self.spare.len() < 2 {
-                self.spare.push(file);
-            } else {
-                recipes::remove_all(&*self.disk, &self.dir, &[file.name])?;
-            }
-            return Ok(true);
+    /// Takes one file that is no longer needed out of the ring: kept as a spare, or handed out to
+    /// be removed. `None` when there is none.
+    pub(crate) fn recycle(&mut self) -> Option<Recycled> {
+        let life = self.lives.oldest().filter(|life| *life < self.oldest_durable)?;
+        let file = self.lives.remove(life)?;
+        if file.bytes == self.file_bytes && self.spare.len() < 2 {
+            self.spare.push(file);
+            return Some(Recycled::Kept);
         }
-        Ok(false)
+        Some(Recycled::Remove(file.name))
     }
 
     /// Name of a spare file to create, when none is ready. Zeroing takes long, so the caller does
@@ -238,6 +233,14 @@ impl Log {
     pub(crate) fn add_spare(&mut self, file: LogFile) {
         self.spare.push(file);
     }
+}
+
+/// What became of a file that left the ring.
+pub(crate) enum Recycled {
+    /// It waits to be used again.
+    Kept,
+    /// The file of this name is to be removed.
+    Remove(String),
 }
 
 /// Creates a zeroed log file.
