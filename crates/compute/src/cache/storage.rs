@@ -21,6 +21,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// A request is late after several times what the node usually takes, within these.
 const LATE_MIN: Duration = Duration::from_millis(10);
 const LATE_MAX: Duration = Duration::from_millis(500);
+/// The same for a node never heard from.
+const LATE_UNKNOWN: Duration = Duration::from_millis(50);
 /// How long each of several late nodes is listened to in turn.
 const TURN: Duration = Duration::from_millis(4);
 /// A node that failed is asked last for so long.
@@ -206,8 +208,8 @@ impl StorageReader {
     }
 
     fn patience(&self, node: NodeId) -> Duration {
-        let usual = self.peers().get(&node).and_then(|peer| peer.usual).unwrap_or(LATE_MAX / 4);
-        (usual * 4).clamp(LATE_MIN, LATE_MAX)
+        let usual = self.peers().get(&node).and_then(|peer| peer.usual);
+        usual.map_or(LATE_UNKNOWN, |usual| (usual * 4).clamp(LATE_MIN, LATE_MAX))
     }
 
     fn answered(&self, node: NodeId, took: Duration) {

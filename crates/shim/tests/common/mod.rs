@@ -123,7 +123,7 @@ impl World {
         self.root.path().join("instance/pgdata")
     }
 
-    fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.root.path().join("store/pgdata")
     }
 
@@ -141,8 +141,13 @@ impl World {
 
     /// With the server stopped: storage gets what the server has, and the server loses it all.
     pub fn evict_everything(&self) {
+        self.store_everything();
+        self.make_skeleton();
+    }
+
+    /// Storage gets what is in the server's files.
+    pub fn store_everything(&self) {
         let (from, to) = (self.pgdata(), self.store());
-        let mut kept = Vec::new();
         self.each_relation(&from, &mut |name, path| {
             let target = to.join(path.strip_prefix(&from).expect("below"));
             let map = Map::open(self.instance, &name).expect("map");
@@ -158,9 +163,7 @@ impl World {
             }
             fs::create_dir_all(target.parent().expect("below")).expect("made");
             fs::write(&target, new).expect("written");
-            kept.push(target);
         });
-        self.make_skeleton();
     }
 
     fn each_relation(&self, base: &Path, visit: &mut dyn FnMut(SegmentName, &Path)) {
@@ -183,15 +186,14 @@ impl World {
 
     /// Starts the driver's threads; a second call after `kill_driver` is a new driver.
     pub fn start_driver(&mut self) {
+        self.start_flusher();
+        self.start_requests();
+    }
+
+    /// The driver's part that answers flushes.
+    pub fn start_flusher(&mut self) {
         self.alive = Arc::new(AtomicBool::new(true));
         self.board.take_over();
-        let adopt = |fd| {
-            // SAFETY: a descriptor just made, owned by nobody else.
-            #[expect(unsafe_code, reason = "turning a descriptor into its owner")]
-            unsafe {
-                OwnedFd::from_raw_fd(fd)
-            }
-        };
         let wake = self.root.path().join("instance/shm/wake");
         if !wake.exists() {
             run(as_user("/usr/bin/mkfifo").arg(&wake));
@@ -199,8 +201,6 @@ impl World {
         let mut bell = OpenOptions::new();
         bell.read(true).write(true).custom_flags(libc::O_NONBLOCK);
         let bell = bell.open(&wake).expect("opened");
-        let requests = UnixListener::from(adopt(socket::listen(self.instance).expect("bound")));
-        requests.set_nonblocking(true).expect("option");
         let (alive, board, durable) =
             (Arc::clone(&self.alive), self.board, Arc::clone(&self.durable));
         std::thread::spawn(move || {
@@ -217,6 +217,15 @@ impl World {
                 board.awake();
             }
         });
+    }
+
+    /// The driver's part that answers requests.
+    fn start_requests(&self) {
+        let fd = socket::listen(self.instance).expect("bound");
+        // SAFETY: a descriptor just made, owned by nobody else.
+        #[expect(unsafe_code, reason = "turning a descriptor into its owner")]
+        let requests = UnixListener::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        requests.set_nonblocking(true).expect("option");
         let server = Server {
             instance: self.instance,
             board: self.board,
