@@ -117,7 +117,7 @@ impl Found {
     }
 
     /// Takes one source's versions at or below the read point, newest first, with the newest
-    /// deletion there. Returns whether older versions of the same source may still matter.
+    /// deletion there, until nothing older matters.
     pub(crate) fn walk<'a>(
         &mut self,
         engine: &dyn Engine,

@@ -162,3 +162,67 @@ fn a_torn_last_write_is_the_end_of_the_log_wherever_it_is_torn() {
     }
     assert!(!whole[10] && whole[24] && whole.is_sorted(), "{whole:?}");
 }
+
+/// A segment copied from a peer, then another dropped and added again: every crash leaves the
+/// segment as it was before or as it is after, and no rubbish.
+#[test]
+fn installs_and_drops_are_all_or_nothing() {
+    let source = create(&MemDisk::new(), small());
+    let mut run = start();
+    for number in 0..16 {
+        step(&source, &mut run, number).expect("runs");
+    }
+    source.flush_segment(SEGMENT).expect("flushes");
+    let export = source.export(SEGMENT).expect("exports");
+    let work = |disk: &MemDisk| -> Result<(), StoreError> {
+        let store = try_create(disk, small())?;
+        let state = segstore::SegmentState::default();
+        store.add_segment(&spec(SEGMENT), &state)?;
+        store.add_segment(&spec(OTHER), &first_state())?;
+        let mut install = store.begin_install(SEGMENT, &export.manifest)?;
+        while let Some(want) = install.want() {
+            install.supply(&export.read(want.file, want.offset, want.length)?)?;
+        }
+        store.finish_install(install)?;
+        store.drop_segment(OTHER)?;
+        store.add_segment(&spec(OTHER), &first_state())?;
+        while store.background()? {}
+        Ok(())
+    };
+    let points = {
+        let disk = MemDisk::new();
+        work(&disk).expect("works");
+        disk.sync_points()
+    };
+    for point in 0..points {
+        let disk = MemDisk::new();
+        disk.freeze_at(point);
+        work(&disk).expect_err("stops at the sync point");
+        for survive in [Survive::Nothing, Survive::Everything, Survive::Random(point)] {
+            let left = disk.crash(survive);
+            let (store, restored) = match open(&left, small()) {
+                Ok(opened) => opened,
+                Err(StoreError::Foreign(_)) => continue,
+                Err(error) => panic!("{survive:?} at {point}: {error}"),
+            };
+            for told in &restored {
+                assert_eq!(told.damage, None, "{survive:?} at {point}");
+                store.verify(told.spec.segment).expect("whole");
+                if told.flushed > Lsn::ZERO {
+                    let mut model = run.model.clone();
+                    model.parts.retain(|(_, _, part)| part.meta.span.end <= told.flushed);
+                    model.check(&store, KEYS, &[told.flushed]);
+                }
+            }
+            work_off(&store);
+            for id in [SEGMENT, OTHER] {
+                store.drop_segment(id).expect("drops");
+                store.add_segment(&spec(id), &first_state()).expect("adds");
+            }
+            work_off(&store);
+            let rest = env::Disk::list(&left, &dir().join("seg")).expect("lists");
+            assert_eq!(rest.len(), 2, "{rest:?}");
+            assert!(left.used_bytes() < 140 << 10, "{} bytes of rubbish", left.used_bytes());
+        }
+    }
+}
