@@ -1,1 +1,20 @@
-//! A deterministic world for the protocol: faults, checkers, scenarios.
+//! A deterministic world for the protocol: the real writer, segments and recoveries in simulated
+//! time, over a simulated network and simulated disks, with one checker a promise.
+//!
+//! Reading order: [`run`] (one seed), [`options`], [`world`], [`nemesis`](world::World) within it,
+//! [`node`], [`disk`], [`instance`], [`net`], [`oracle`] (the checkers), [`planted`] (bugs that must
+//! be caught), [`rng`], [`trace`].
+
+pub mod disk;
+pub mod instance;
+pub mod net;
+pub mod node;
+pub mod options;
+pub mod oracle;
+pub mod planted;
+pub mod rng;
+pub mod run;
+pub mod trace;
+pub mod world;
+
+pub use run::{Failure, Outcome, run};

@@ -296,9 +296,10 @@ impl<R: Rules> Recovery<R> {
         match event {
             Event::Report { node, group, report } => self.on_report(node, group, report),
             Event::Tail { node, group, history, after, base, parts } => {
-                let seat = self.groups.get_mut(&group).and_then(|known| known.seat_mut(node));
-                if let Some(seat) = seat.filter(|seat| seat.report.is_some()) {
-                    seat.tail = Some(Tail { history, after, base, parts });
+                if let Some(seat) =
+                    self.groups.get_mut(&group).and_then(|known| known.seat_mut(node))
+                {
+                    seat.take_tail(Tail { history, after, base, parts });
                 }
             }
             Event::Refused { node, group, refusal } => self.on_refused(node, group, refusal),

@@ -37,6 +37,14 @@ impl Seat {
         self.tail = None;
     }
 
+    /// Notes a tail, cut where the report ended: parts that gossip brought since may carry a higher
+    /// watermark than was reported (rule R6).
+    pub(super) fn take_tail(&mut self, mut tail: Tail) {
+        let Some(report) = &self.report else { return };
+        tail.parts.retain(|part| part.span.end <= report.scl);
+        self.tail = Some(tail);
+    }
+
     fn votes(&self) -> bool {
         self.report.as_ref().is_some_and(|report| report.full)
     }

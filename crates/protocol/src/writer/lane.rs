@@ -124,8 +124,8 @@ impl Lane {
     }
 
     pub(super) fn announce(&mut self, stamp: &Stamp) {
-        for member in &mut self.members {
-            member.announce |= member.told < stamp.vdl.end;
+        for (member, scl) in self.members.iter_mut().zip(&self.scls) {
+            member.announce |= member.told < stamp.vdl.end || *scl < self.base;
         }
     }
 

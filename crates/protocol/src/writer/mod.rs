@@ -160,6 +160,8 @@ impl<R: Rules> Writer<R> {
         let Record { span, prev, parts } = record;
         let last = self.ledger.last();
         assert_eq!(prev, last.start, "record {span} is not linked to {last}");
+        // Zero links the volume's first record to nothing; a record there would be nothing's namesake.
+        assert!(span.start > Lsn::ZERO, "no record starts at zero");
         self.ledger.record(span, parts.iter().map(|(group, ..)| *group));
         let groups: Vec<GroupId> = parts.iter().map(|(group, ..)| *group).collect();
         for (group, changes, body) in parts {
@@ -186,7 +188,9 @@ impl<R: Rules> Writer<R> {
     }
 
     /// Tells the durable point, by an empty batch, to every member whose last batch told an older
-    /// one. Cheap when there is none.
+    /// one; and asks so how far those are that are not known to hold everything sent, because a gap
+    /// that gossip fills is acknowledged only when the writer speaks again. To be called every few
+    /// milliseconds while something is not durable, and now and then when idle.
     pub fn announce(&mut self) {
         self.lanes.values_mut().for_each(|lane| lane.announce(&self.stamp));
     }
@@ -244,25 +248,27 @@ impl<R: Rules> Writer<R> {
         moved
     }
 
-    /// A member refused a batch. A refusal by a newer epoch is final; one that asks for adoption
-    /// stops the sends to this member until it has reported ([`Writer::to_adopt`]).
+    /// A member refused a batch. A refusal by a newer epoch is final; any other stops the sends to
+    /// this member until it has reported ([`Writer::to_adopt`]).
     pub fn on_refused(&mut self, node: NodeId, group: GroupId, refusal: &Refusal) -> WriterState {
         let own = self.stamp.epoch;
         match refusal {
             Refusal::Fenced { asked, current } if *asked == own && *current > own => {
                 self.state = WriterState::Fenced(*current);
             }
-            Refusal::NotAdopted { epoch } if *epoch == own => {
-                if let Some(lane) = self.lanes.get_mut(&group) {
-                    lane.set_refuses(node);
-                }
-            }
+            // Of another epoch, late: not about what is sent now.
+            Refusal::Fenced { .. } => {}
+            Refusal::NotAdopted { epoch } if *epoch != own => {}
             Refusal::Hydrating(_) => {
                 if let Some(lane) = self.lanes.get_mut(&group) {
                     lane.set_lost(node);
                 }
             }
-            _ => {}
+            _ => {
+                if let Some(lane) = self.lanes.get_mut(&group) {
+                    lane.set_refuses(node);
+                }
+            }
         }
         self.state
     }

@@ -1,0 +1,91 @@
+//! What a run is like: derived from its seed, so that a seed alone reproduces the run.
+//!
+//! Seeds are swarmed: each turns a random subset of the fault classes on, some none at all (calm and
+//! long) and some all of them.
+
+use crate::rng::Rng;
+
+/// Settings of one run. Rates are in thousandths: of messages, or of nemesis turns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Groups at the start.
+    pub groups: u32,
+    /// Nodes; each group has six of them.
+    pub nodes: usize,
+    /// Simulated microseconds of the safety phase.
+    pub safety_micros: u64,
+    /// Messages lost.
+    pub loss: u64,
+    /// Messages delivered twice.
+    pub duplication: u64,
+    /// Longest ordinary delay of a message, microseconds (the spread reorders).
+    pub delay_micros: u64,
+    /// Messages delayed ten times longer.
+    pub stragglers: u64,
+    /// Longest time a disk takes to sync, microseconds.
+    pub sync_micros: u64,
+    /// Time between nemesis turns, microseconds.
+    pub turn_micros: u64,
+    /// Cuts between two endpoints, one way or both.
+    pub partitions: u64,
+    /// Node crashes.
+    pub crashes: u64,
+    /// Crashes that lose the node's disk.
+    pub wipes: u64,
+    /// Nodes or writers stopped for a while and then going on.
+    pub pauses: u64,
+    /// New writers opening the volume, the old one left to itself.
+    pub failovers: u64,
+    /// Writers killed.
+    pub kills: u64,
+    /// Logs trimmed into files, so that a peer has to be copied.
+    pub flushes: u64,
+    /// New groups added.
+    pub growth: u64,
+    /// Time between gossip turns, microseconds.
+    pub gossip_micros: u64,
+    /// Records submitted a writer's turn, at most.
+    pub records: u64,
+    /// Records that share groups.
+    pub shared: u64,
+}
+
+impl Options {
+    /// The settings of a seed.
+    #[must_use]
+    pub fn of(rng: &mut Rng) -> Options {
+        let calm = rng.chance(60);
+        let brutal = rng.chance(150);
+        let mut class = |high: u64| {
+            let on = brutal || rng.chance(550);
+            let rate = rng.between(1, high);
+            if calm || !on { 0 } else { rate }
+        };
+        let (loss, duplication, stragglers) = (class(120), class(300), class(80));
+        let (partitions, crashes, wipes) = (class(300), class(300), class(120));
+        let (pauses, failovers, kills) = (class(200), class(200), class(120));
+        let (flushes, growth) = (class(300), class(60));
+        Options {
+            groups: rng.between(1, 3) as u32,
+            nodes: rng.between(6, 7) as usize,
+            safety_micros: rng.between(600_000, if calm { 6_000_000 } else { 3_000_000 }),
+            loss,
+            duplication,
+            delay_micros: rng.between(200, 8_000),
+            stragglers,
+            sync_micros: rng.between(100, 12_000),
+            turn_micros: rng.between(15_000, 60_000),
+            partitions,
+            crashes,
+            wipes,
+            pauses,
+            failovers,
+            kills,
+            flushes,
+            growth,
+            gossip_micros: rng.between(20_000, 200_000),
+            records: rng.between(1, 6),
+            shared: rng.between(0, 500),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One seed from beginning to end.
+
+use protocol::Rules;
+
+use crate::options::Options;
+use crate::oracle::Violation;
+use crate::rng::Rng;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// Simulated time within which four healthy nodes must make progress, and six must become equal.
+const LIVENESS_MICROS: u64 = 12_000_000;
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// Happenings.
+    pub happenings: u64,
+    /// Records promised.
+    pub promised: usize,
+    /// Opens that completed.
+    pub opens: u64,
+}
+
+/// A run that broke a promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// When, simulated microseconds.
+    pub at: u64,
+    /// What was broken.
+    pub what: String,
+    /// The settings that the seed gave.
+    pub options: Options,
+}
+
+/// Runs one seed under the given rules.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run<R: Rules>(seed: u64, printing: bool) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let options = Options::of(&mut rng);
+    let mut world = World::<R>::new(rng, options.clone(), Trace::new(printing));
+    match phases(&mut world) {
+        Ok(()) => Ok(Outcome {
+            hash: world.trace.hash(),
+            happenings: world.trace.happenings,
+            promised: world.oracle.promised(),
+            opens: world.oracle.opens,
+        }),
+        Err(Violation(what)) => Err(Box::new(Failure { seed, at: world.now, what, options })),
+    }
+}
+
+fn phases<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
+    let until = world.options.safety_micros;
+    world.run(until, |_| false)?;
+    settle(world)
+}
+
+/// The liveness phase: progress with four nodes, then six equal copies.
+///
+/// # Errors
+/// When a promise is broken, or nothing gets better.
+pub fn settle<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
+    hold_two_down(world);
+    world.heal();
+    let before = world.oracle.promised();
+    let enough = move |world: &World<R>| {
+        let writes = world.newest().and_then(|newest| world.instances[newest].vdl()).is_some();
+        writes && world.oracle.promised() >= before + 10
+    };
+    if !world.run(world.now + LIVENESS_MICROS, enough)? {
+        let newest = world.newest().map(|newest| match &world.instances[newest].role {
+            crate::instance::Role::Opening(recovery) => recovery.waiting_for(),
+            crate::instance::Role::Writing(writer, _) => format!("writer at {}", writer.vdl()),
+            crate::instance::Role::Dead => String::new(),
+        });
+        return Err(Violation(format!("no progress with four healthy nodes: {newest:?}")));
+    }
+    world.held_down.clear();
+    world.heal();
+    world.quiet = true;
+    if !world.run(world.now + LIVENESS_MICROS, |world| world.differing().is_none())? {
+        let what = world.differing().unwrap_or_default();
+        return Err(Violation(format!("copies do not become equal: {what}")));
+    }
+    Ok(())
+}
+
+/// Six nodes: two stay down at first, such that three of the four others are full.
+fn hold_two_down<R: Rules>(world: &mut World<R>) {
+    if world.nodes.len() > 6 {
+        return;
+    }
+    let mut order: Vec<usize> = (0..world.nodes.len()).collect();
+    for at in (1..order.len()).rev() {
+        let other = world.rng.below(at as u64 + 1) as usize;
+        order.swap(at, other);
+    }
+    // Full nodes first; one blank node among the four is allowed, more would leave too few voters.
+    order.sort_by_key(|node| world.nodes[*node].is_blank());
+    let swap = world.rng.chance(500);
+    if swap && order.len() == 6 {
+        order.swap(3, 5);
+    }
+    world.held_down = order.split_off(4).into_iter().collect();
+}

@@ -1,0 +1,688 @@
+//! The deterministic world: one queue of happenings in simulated time, one seeded generator, the
+//! real protocol code in every node and instance.
+//!
+//! A run has two phases. In the safety phase the nemesis does what the seed's options allow. In the
+//! liveness phase faults stop, four nodes come back and progress is demanded; then all come back and
+//! all six copies of every group must become equal, byte for byte, to the promised log.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use protocol::{GroupMembers, GroupSetup, Input, Rules};
+use types::{Epoch, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, VolumeId};
+use wire::{Message, SegmentSpec};
+
+use crate::instance::{Instance, Load, Role};
+use crate::net::{End, Net};
+use crate::node::{Effect, Node, Route};
+use crate::options::Options;
+use crate::oracle::{Oracle, Violation};
+use crate::rng::Rng;
+use crate::trace::Trace;
+
+/// The volume of every run.
+pub const VOLUME: VolumeId = VolumeId(0x51f0);
+
+const INSTANCE_TURN_MICROS: u64 = 12_000;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+enum Happening {
+    /// A request arrives at a node.
+    Request { node: usize, life: u64, route: Route, message: Message },
+    /// An answer arrives at an instance.
+    Answer { instance: usize, session: u64, node: usize, group: GroupId, message: Message },
+    /// An answer arrives at a node from its peer.
+    PeerAnswer { node: usize, life: u64, peer: usize, group: GroupId, message: Message },
+    /// A sync completes.
+    Synced { node: usize, life: u64, upto: BTreeMap<GroupId, u64> },
+    /// A gossip turn of all of a node's segments.
+    Gossip { node: usize, life: u64 },
+    /// A copy of files completes.
+    Copied { node: usize, life: u64, peer: usize, peer_life: u64, group: GroupId, history: History },
+    /// A node's power comes back.
+    Restart { node: usize },
+    /// A node learns late of a group it is to hold.
+    Create { node: usize, spec: SegmentSpec },
+    /// An instance's turn.
+    Turn { instance: usize },
+    /// The nemesis's turn.
+    Nemesis,
+}
+
+struct Entry {
+    at: u64,
+    number: u64,
+    what: Happening,
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The world of one seed.
+pub struct World<R: Rules> {
+    /// Simulated time, microseconds.
+    pub now: u64,
+    number: u64,
+    queue: BinaryHeap<Reverse<Entry>>,
+    /// The only source of chance.
+    pub rng: Rng,
+    /// What the run is like.
+    pub options: Options,
+    names: Vec<NodeId>,
+    /// Storage nodes.
+    pub nodes: Vec<Node<R>>,
+    /// Database instances, oldest first.
+    pub instances: Vec<Instance<R>>,
+    /// The network.
+    pub net: Net,
+    /// The checkers.
+    pub oracle: Oracle,
+    /// What happened.
+    pub trace: Trace,
+    epoch: Epoch,
+    geometry: Vec<GroupMembers>,
+    /// No faults any more.
+    pub calm: bool,
+    /// Writers submit no more.
+    pub quiet: bool,
+    /// Kill the newest instance when its recovery has taken so many events.
+    pub kill_at_step: Option<u64>,
+    /// Nodes that stay down until released.
+    pub held_down: BTreeSet<usize>,
+}
+
+impl<R: Rules> World<R> {
+    /// A world of new nodes and a volume that was never opened.
+    #[must_use]
+    pub fn new(mut rng: Rng, options: Options, trace: Trace) -> Self {
+        let names: Vec<NodeId> = (0..options.nodes)
+            .map(|index| format!("n{index}").parse().expect("a valid name"))
+            .collect();
+        let mut world = World {
+            now: 0,
+            number: 0,
+            queue: BinaryHeap::new(),
+            nodes: names.iter().map(|name| Node::new(*name)).collect(),
+            names,
+            instances: Vec::new(),
+            net: Net::default(),
+            oracle: Oracle::default(),
+            trace,
+            epoch: Epoch(0),
+            geometry: Vec::new(),
+            calm: false,
+            quiet: false,
+            kill_at_step: None,
+            held_down: BTreeSet::new(),
+            rng: Rng::new(rng.next_u64()),
+            options,
+        };
+        for _ in 0..world.options.groups {
+            let (_, specs) = world.plan_group();
+            for (node, spec) in specs {
+                world.nodes[node].create(spec);
+            }
+        }
+        for node in 0..world.nodes.len() {
+            world.schedule_gossip(node);
+        }
+        let turn = world.options.turn_micros;
+        world.schedule(turn, Happening::Nemesis);
+        world.open();
+        world
+    }
+
+    fn schedule(&mut self, delay: u64, what: Happening) {
+        self.number += 1;
+        let entry = Entry { at: self.now + delay, number: self.number, what };
+        self.queue.push(Reverse(entry));
+    }
+
+    fn schedule_gossip(&mut self, node: usize) {
+        let delay = self.rng.between(1, self.options.gossip_micros);
+        let life = self.nodes[node].life;
+        self.schedule(delay, Happening::Gossip { node, life });
+    }
+
+    fn index(&self, name: NodeId) -> usize {
+        self.names.iter().position(|other| *other == name).expect("a node of this world")
+    }
+
+    /// Chooses six members for the next group.
+    fn plan_group(&mut self) -> (GroupSetup, Vec<(usize, SegmentSpec)>) {
+        let group = GroupId(self.geometry.len() as u32);
+        let first = self.rng.below(self.names.len() as u64) as usize;
+        let chosen: Vec<usize> = (0..6).map(|i| (first + i) % self.names.len()).collect();
+        let members: [NodeId; 6] = std::array::from_fn(|i| self.names[chosen[i]]);
+        let membership = MembershipEpoch(1);
+        self.geometry.push((group, membership, members));
+        let spec = SegmentSpec {
+            segment: SegmentId { volume: VOLUME, group },
+            membership,
+            members: members.iter().map(|name| (*name, String::new())).collect(),
+            fresh: true,
+        };
+        let setup = GroupSetup { group, membership, members, tail: Lsn::ZERO };
+        (setup, chosen.into_iter().map(|node| (node, spec.clone())).collect())
+    }
+
+    /// The control plane raises the epoch and a new instance opens the volume.
+    pub fn open(&mut self) {
+        self.epoch = self.epoch.next();
+        let instance = Instance::new(self.epoch, self.geometry.clone(), &self.names);
+        self.trace.note("open", &[self.epoch.0], || format!("epoch {} opens", self.epoch));
+        self.instances.push(instance);
+        let delay = self.rng.between(1, INSTANCE_TURN_MICROS);
+        self.schedule(delay, Happening::Turn { instance: self.instances.len() - 1 });
+    }
+
+    /// Runs until the simulated time, or until `done` says so.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub fn run(&mut self, until: u64, done: impl Fn(&Self) -> bool) -> Result<bool, Violation> {
+        let mut checked = 0;
+        while let Some(Reverse(entry)) = self.queue.pop() {
+            if entry.at > until {
+                self.queue.push(Reverse(entry));
+                self.now = until;
+                return Ok(false);
+            }
+            self.now = entry.at;
+            self.happen(entry.what)?;
+            checked += 1;
+            if checked % 64 == 0 && done(self) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn happen(&mut self, what: Happening) -> Result<(), Violation> {
+        self.trace.at(self.now);
+        match what {
+            Happening::Request { node, life, route, message } => {
+                if let Some(delay) = self.deferred(End::Node(node)) {
+                    self.schedule(delay, Happening::Request { node, life, route, message });
+                } else if self.alive(node, life) {
+                    self.trace.note("request", &[node as u64, route.group.0.into()], || {
+                        format!("{:?} -> {}: {message:?}", route.to, self.names[node])
+                    });
+                    let mut effects = Vec::new();
+                    self.nodes[node].request(route, message, &mut effects);
+                    self.carry_out(node, effects);
+                }
+            }
+            Happening::PeerAnswer { node, life, peer, group, message } => {
+                if self.alive(node, life) {
+                    let name = self.names[peer];
+                    self.trace.note("fill", &[node as u64, peer as u64], || {
+                        format!("{name} -> {}: {message:?}", self.names[node])
+                    });
+                    let mut effects = Vec::new();
+                    self.nodes[node].answered(name, group, message, &mut effects);
+                    self.carry_out(node, effects);
+                }
+            }
+            Happening::Answer { instance, session, node, group, message } => {
+                if let Some(delay) = self.deferred(End::Instance(instance)) {
+                    let what = Happening::Answer { instance, session, node, group, message };
+                    self.schedule(delay, what);
+                } else {
+                    self.answer(instance, session, node, group, message)?;
+                }
+            }
+            Happening::Synced { node, life, upto } => self.synced(node, life, &upto),
+            Happening::Gossip { node, life } => {
+                if self.nodes[node].life == life {
+                    self.gossip(node);
+                    self.schedule_gossip(node);
+                }
+            }
+            Happening::Copied { node, life, peer, peer_life, group, history } => {
+                if self.alive(node, life) {
+                    self.copied(node, peer, peer_life, group, &history);
+                }
+            }
+            Happening::Restart { node } => self.restart(node),
+            Happening::Create { node, spec } => self.nodes[node].create(spec),
+            Happening::Turn { instance } => self.turn(instance)?,
+            Happening::Nemesis => self.nemesis(),
+        }
+        Ok(())
+    }
+
+    fn alive(&self, node: usize, life: u64) -> bool {
+        self.nodes[node].up && self.nodes[node].life == life
+    }
+
+    /// How long a stopped end still sleeps.
+    fn deferred(&self, end: End) -> Option<u64> {
+        let until = match end {
+            End::Node(node) => self.nodes[node].paused_until,
+            End::Instance(instance) => self.instances[instance].paused_until,
+        };
+        until.checked_sub(self.now).filter(|rest| *rest > 0)
+    }
+
+    fn synced(&mut self, node: usize, life: u64, upto: &BTreeMap<GroupId, u64>) {
+        if !self.alive(node, life) {
+            return;
+        }
+        self.trace
+            .note("synced", &[node as u64], || format!("{} synced {upto:?}", self.names[node]));
+        let mut effects = Vec::new();
+        self.nodes[node].synced(upto, &mut effects);
+        self.carry_out(node, effects);
+        self.want_sync(node);
+    }
+
+    /// Starts a sync when something is unsynced and none is under way.
+    fn want_sync(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        let upto: BTreeMap<GroupId, u64> = state
+            .copies
+            .iter()
+            .filter_map(|(group, copy)| copy.disk.unsynced().map(|seq| (*group, seq)))
+            .collect();
+        if !upto.is_empty() && !std::mem::replace(&mut state.syncing, true) {
+            let life = state.life;
+            let delay = self.rng.between(50, self.options.sync_micros.max(60));
+            self.schedule(delay, Happening::Synced { node, life, upto });
+        }
+    }
+
+    fn gossip(&mut self, node: usize) {
+        if self.deferred(End::Node(node)).is_some() {
+            return;
+        }
+        let mut effects = Vec::new();
+        for group in self.nodes[node].copies.keys().copied().collect::<Vec<_>>() {
+            self.nodes[node].input(group, Input::Tick, &mut effects);
+        }
+        self.carry_out(node, effects);
+    }
+
+    fn carry_out(&mut self, node: usize, effects: Vec<Effect>) {
+        let mut wrote = false;
+        for effect in effects {
+            match effect {
+                Effect::Wrote => wrote = true,
+                Effect::Answer(route, message) => self.send_answer(node, route, &message),
+                Effect::Ask(peer, group, message) => {
+                    let (peer, session) = (self.index(peer), self.nodes[node].life);
+                    let life = self.nodes[peer].life;
+                    let route = Route { to: End::Node(node), session, group };
+                    for delay in self.fate(End::Node(node), End::Node(peer)) {
+                        let message = message.clone();
+                        self.schedule(
+                            delay,
+                            Happening::Request { node: peer, life, route, message },
+                        );
+                    }
+                }
+                Effect::Hydrate(peer, group, history) => {
+                    let (peer, life) = (self.index(peer), self.nodes[node].life);
+                    let peer_life = self.nodes[peer].life;
+                    let delay = self.rng.between(500, 30_000);
+                    let what = Happening::Copied { node, life, peer, peer_life, group, history };
+                    self.schedule(delay, what);
+                }
+            }
+        }
+        if wrote {
+            self.want_sync(node);
+        }
+    }
+
+    fn fate(&mut self, from: End, to: End) -> Vec<u64> {
+        self.net.fate(from, to, &self.options, &mut self.rng)
+    }
+
+    fn send_answer(&mut self, node: usize, route: Route, message: &Message) {
+        let Route { to, session, group } = route;
+        if let End::Instance(instance) = to {
+            let link = self.instances[instance].links.get(&self.names[node]);
+            if link.is_none_or(|link| link.broken || link.session != session) {
+                return;
+            }
+        }
+        let fate = self.fate(End::Node(node), to);
+        if let (End::Instance(instance), true) = (to, fate.is_empty()) {
+            self.break_link(instance, self.names[node], session);
+        }
+        for delay in fate {
+            let message = message.clone();
+            let what = match to {
+                End::Instance(instance) => {
+                    Happening::Answer { instance, session, node, group, message }
+                }
+                End::Node(asker) => {
+                    Happening::PeerAnswer { node: asker, life: session, peer: node, group, message }
+                }
+            };
+            self.schedule(delay, what);
+        }
+    }
+
+    /// A copy of files arrives whole, or not at all.
+    fn copied(
+        &mut self,
+        node: usize,
+        peer: usize,
+        peer_life: u64,
+        group: GroupId,
+        history: &History,
+    ) {
+        let name = self.names[peer];
+        let reached =
+            self.alive(peer, peer_life) && self.net.open(End::Node(peer), End::Node(node));
+        let given = self.nodes[peer].copies.get(&group).filter(|_| reached).and_then(|copy| {
+            let report = copy.segment.as_ref()?.report();
+            let usable = report.full && report.history.last_epoch() <= history.last_epoch();
+            usable.then(|| (report, copy.disk.clone()))
+        });
+        let mut effects = Vec::new();
+        let input = match (given, self.nodes[node].copies.get_mut(&group)) {
+            (Some((report, disk)), Some(copy)) => {
+                copy.disk.install(&disk, &report);
+                Input::Hydrated { report, flushed: disk.flushed() }
+            }
+            _ => Input::NotHydrated { peer: name },
+        };
+        self.trace.note("copied", &[node as u64, peer as u64], || {
+            format!("{} copies from {name}: {input:?}", self.names[node])
+        });
+        self.nodes[node].input(group, input, &mut effects);
+        self.carry_out(node, effects);
+    }
+
+    fn answer(
+        &mut self,
+        instance: usize,
+        session: u64,
+        node: usize,
+        group: GroupId,
+        message: Message,
+    ) -> Result<(), Violation> {
+        let name = self.names[node];
+        let current =
+            self.instances[instance].links.get(&name).is_some_and(|l| l.session == session);
+        if !current || !self.instances[instance].alive() {
+            return Ok(());
+        }
+        self.trace.note("answer", &[instance as u64, node as u64], || {
+            format!("{name} -> epoch {}: {message:?}", self.instances[instance].epoch)
+        });
+        let before = self.instances[instance].vdl();
+        self.instances[instance].answered(name, group, message, &mut self.oracle)?;
+        let after = self.instances[instance].vdl();
+        if before != after {
+            let end = after.map_or(0, |vdl| vdl.end.0);
+            self.trace.note("vdl", &[instance as u64, end], || {
+                format!("epoch {} is durable to {after:?}", self.instances[instance].epoch)
+            });
+        }
+        if self.kill_at_step.is_some_and(|step| self.instances[instance].steps >= step) {
+            self.instances[instance].role = Role::Dead;
+            self.kill_at_step = None;
+        }
+        self.pump(instance);
+        Ok(())
+    }
+
+    fn turn(&mut self, instance: usize) -> Result<(), Violation> {
+        if !self.instances[instance].alive() {
+            return Ok(());
+        }
+        let delay = self.rng.between(INSTANCE_TURN_MICROS / 2, INSTANCE_TURN_MICROS);
+        if let Some(rest) = self.deferred(End::Instance(instance)) {
+            self.schedule(rest + delay, Happening::Turn { instance });
+            return Ok(());
+        }
+        let lives: BTreeMap<NodeId, u64> = (0..self.nodes.len())
+            .filter(|node| {
+                let (here, there) = (End::Instance(instance), End::Node(*node));
+                let open = self.net.open(here, there) && self.net.open(there, here);
+                open && self.nodes[*node].up && self.nodes[*node].paused_until <= self.now
+            })
+            .map(|node| (self.names[node], self.nodes[node].life))
+            .collect();
+        let load = Load {
+            records: if self.quiet { 0 } else { self.options.records },
+            shared: self.options.shared,
+            settle: self.calm,
+        };
+        let state = &mut self.instances[instance];
+        state.look(self.now, |node| lives.get(&node).copied());
+        state.turn(self.now, load, &mut self.rng, &mut self.oracle);
+        self.pump(instance);
+        self.schedule(delay, Happening::Turn { instance });
+        Ok(())
+    }
+
+    fn pump(&mut self, instance: usize) {
+        for (name, group, message) in self.instances[instance].pump(self.now) {
+            let node = self.index(name);
+            let Some(link) = self.instances[instance].links.get(&name).copied() else { continue };
+            if link.broken {
+                continue;
+            }
+            let route = Route { to: End::Instance(instance), session: link.session, group };
+            let fate = self.fate(End::Instance(instance), End::Node(node));
+            if fate.is_empty() {
+                self.break_link(instance, name, link.session);
+            }
+            for delay in fate {
+                let message = message.clone();
+                let what = Happening::Request { node, life: link.life, route, message };
+                self.schedule(delay, what);
+            }
+        }
+    }
+
+    /// A connection that has lost something carries nothing more; its user notices by and by.
+    fn break_link(&mut self, instance: usize, node: NodeId, session: u64) {
+        let link = self.instances[instance].links.get_mut(&node);
+        if let Some(link) = link.filter(|link| link.session == session) {
+            link.broken = true;
+        }
+    }
+
+    /// Power comes back to a node.
+    pub fn restart(&mut self, node: usize) {
+        if self.nodes[node].up || self.held_down.contains(&node) {
+            return;
+        }
+        self.trace.note("restart", &[node as u64], || format!("{} restarts", self.names[node]));
+        self.nodes[node].restart();
+        self.schedule_gossip(node);
+    }
+
+    /// Power is lost at a node, for good if `back` is none.
+    pub fn crash(&mut self, node: usize, wipe: bool, back: Option<u64>) {
+        if !self.nodes[node].up {
+            return;
+        }
+        self.trace.note("crash", &[node as u64, u64::from(wipe)], || {
+            format!("{} crashes{}", self.names[node], if wipe { " and is wiped" } else { "" })
+        });
+        self.nodes[node].crash(&mut self.rng);
+        if wipe {
+            self.nodes[node].wipe();
+        }
+        if let Some(delay) = back {
+            self.schedule(delay, Happening::Restart { node });
+        }
+    }
+
+    /// The newest instance that is not dead.
+    #[must_use]
+    pub fn newest(&self) -> Option<usize> {
+        (0..self.instances.len()).rev().find(|instance| self.instances[*instance].alive())
+    }
+
+    fn nemesis(&mut self) {
+        let delay = self.rng.between(self.options.turn_micros / 2, self.options.turn_micros);
+        self.schedule(delay, Happening::Nemesis);
+        if self.newest().is_none() {
+            self.open();
+        }
+        if self.calm {
+            return;
+        }
+        let options = self.options.clone();
+        if self.rng.chance(300) {
+            self.net.mend_some(&mut self.rng);
+        }
+        if self.rng.chance(options.partitions) {
+            self.partition();
+        }
+        let node = self.rng.below(self.nodes.len() as u64) as usize;
+        if self.rng.chance(options.wipes) && self.may_wipe(node) {
+            let back = self.rng.between(5_000, 400_000);
+            self.crash(node, true, Some(back));
+        } else if self.rng.chance(options.crashes) {
+            let back = self.rng.between(5_000, 700_000);
+            self.crash(node, false, Some(back));
+        } else if self.rng.chance(options.pauses) {
+            self.nodes[node].paused_until = self.now + self.rng.between(5_000, 400_000);
+        }
+        if self.rng.chance(options.flushes) {
+            for group in self.nodes[node].copies.keys().copied().collect::<Vec<_>>() {
+                self.nodes[node].flush(group);
+            }
+        }
+        self.trouble_instances(&options);
+        if self.rng.chance(options.growth) && self.geometry.len() < 5 {
+            self.grow();
+        }
+    }
+
+    fn trouble_instances(&mut self, options: &Options) {
+        let Some(newest) = self.newest() else { return };
+        if self.rng.chance(options.pauses) {
+            self.instances[newest].paused_until = self.now + self.rng.between(5_000, 600_000);
+        }
+        if self.rng.chance(options.kills) {
+            self.trace.note("kill", &[newest as u64], || "the newest instance is killed".into());
+            self.instances[newest].role = Role::Dead;
+        }
+        if self.rng.chance(options.failovers) {
+            self.open();
+        }
+    }
+
+    /// Never more copies are lost than three full ones of each group outlive.
+    fn may_wipe(&self, node: usize) -> bool {
+        let blank = self.nodes.iter().filter(|other| other.is_blank()).count();
+        self.nodes[node].up && !self.nodes[node].is_blank() && blank < 2
+    }
+
+    fn partition(&mut self) {
+        let ends: Vec<End> = (0..self.nodes.len())
+            .map(End::Node)
+            .chain((0..self.instances.len()).rev().take(2).map(End::Instance))
+            .collect();
+        let Some(one) = self.rng.pick(&ends).copied() else { return };
+        let (whole, both) = (self.rng.chance(300), self.rng.chance(500));
+        for other in ends {
+            if other != one && (whole || self.rng.chance(400)) {
+                self.net.cut(one, other);
+                if both {
+                    self.net.cut(other, one);
+                }
+            }
+        }
+    }
+
+    /// The current writer adds a group: four members at once, the others when they hear of it.
+    fn grow(&mut self) {
+        let Some(newest) = self.newest() else { return };
+        let instance = &self.instances[newest];
+        let sleeps = instance.paused_until > self.now;
+        if sleeps || instance.epoch != self.epoch || !matches!(instance.role, Role::Writing(..)) {
+            return;
+        }
+        let (setup, specs) = self.plan_group();
+        self.trace
+            .note("grow", &[setup.group.0.into()], || format!("group {} is added", setup.group));
+        for (place, (node, spec)) in specs.into_iter().enumerate() {
+            if place < 4 {
+                self.nodes[node].create(spec);
+            } else {
+                let delay = self.rng.between(1_000, 300_000);
+                self.schedule(delay, Happening::Create { node, spec });
+            }
+        }
+        self.instances[newest].grow(setup);
+    }
+
+    /// Ends all faults; nodes held down stay down, the others come back.
+    pub fn heal(&mut self) {
+        self.calm = true;
+        self.net.heal();
+        for node in &mut self.nodes {
+            node.paused_until = node.paused_until.min(self.now);
+        }
+        for instance in &mut self.instances {
+            instance.paused_until = instance.paused_until.min(self.now);
+        }
+        for node in 0..self.nodes.len() {
+            if self.held_down.contains(&node) {
+                self.crash(node, false, None);
+            } else {
+                self.restart(node);
+            }
+        }
+    }
+
+    /// Whether every copy of every group is, durably, exactly the promised log.
+    #[must_use]
+    pub fn differing(&self) -> Option<String> {
+        for (group, _, members) in &self.geometry {
+            let expected = self.oracle.expected(*group);
+            let last = expected.last_key_value().map_or(Lsn::ZERO, |(end, _)| *end);
+            for name in members {
+                let node = &self.nodes[self.index(*name)];
+                let Some(copy) = node.copies.get(group) else {
+                    return Some(format!("{name} does not hold group {group}"));
+                };
+                let Some(segment) = &copy.segment else { return Some(format!("{name} is down")) };
+                let report = segment.report();
+                if report.scl != last || !report.full {
+                    return Some(format!(
+                        "{name}, group {group}: complete to {}, not {last}; {}",
+                        report.scl,
+                        if report.full { "full" } else { "not full" }
+                    ));
+                }
+                let held = copy.disk.parts(&report.history);
+                let held = held.iter().map(|(end, stored)| (end, (stored.epoch(), &stored.part)));
+                if !held.eq(expected.iter().map(|(end, (epoch, part))| (end, (*epoch, part)))) {
+                    return Some(format!(
+                        "{name}, group {group}, held {:?}, expected {:?}",
+                        copy.disk.parts(&report.history).keys(),
+                        expected.keys()
+                    ));
+                }
+            }
+        }
+        None
+    }
+}
