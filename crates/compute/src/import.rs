@@ -113,9 +113,7 @@ impl Import<'_> {
 
     fn read(&self, path: &str) -> anyhow::Result<Bytes> {
         let full = self.directory.join(path);
-        fs::read(&full)
-            .map(Bytes::from)
-            .with_context(|| format!("cannot read {}", full.display()))
+        fs::read(&full).map(Bytes::from).with_context(|| format!("cannot read {}", full.display()))
     }
 
     /// Submits what was collected.

@@ -5,7 +5,8 @@
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
 //! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`import`], [`create`] (opening and creating a volume);
-//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`run`] (PostgreSQL and the
+//! [`cache`] (pages on the host);
+//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`run`] (PostgreSQL and the
 //! daemon's life).
 
 pub mod attach;
@@ -30,6 +31,7 @@ pub mod skeleton;
 pub mod startpoint;
 pub mod supervise;
 pub mod tend;
+pub mod threads;
 pub mod volume_log;
 pub mod volume_view;
 pub mod wal_tail;

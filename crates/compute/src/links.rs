@@ -324,9 +324,11 @@ impl Links {
             into.push(LinkEvent::Up(link.node));
         }
         let node = link.node;
-        into.extend(self.inbox.drain(..).map(|(request, message)| {
-            LinkEvent::Message(node, (request >> 32) as u32, message)
-        }));
+        into.extend(
+            self.inbox.drain(..).map(|(request, message)| {
+                LinkEvent::Message(node, (request >> 32) as u32, message)
+            }),
+        );
         if let Err(error) = outcome {
             self.lost(index, &error, into);
         }

@@ -152,7 +152,8 @@ impl Router {
             } => {
                 catalog.drop_database(draft, *tablespace, *database);
                 catalog.create_database(draft, *tablespace, *database);
-                if let Some(map) = catalog.maps().get(&(*from_tablespace, *from_database)).cloned() {
+                if let Some(map) = catalog.maps().get(&(*from_tablespace, *from_database)).cloned()
+                {
                     catalog.put_map(draft, *tablespace, *database, map);
                 }
                 let source = catalog.forks_of_database(*from_tablespace, *from_database);
@@ -200,7 +201,8 @@ fn truncate(catalog: &mut Catalog, draft: &mut Draft, cut: &Truncated) {
     if cut.fsm {
         let (kept, partial) = pgwal::fsm::truncated(cut.blocks);
         if partial.is_some()
-            && let Some(group) = catalog.group_of(cut.rel, Fork::Fsm, kept - 1) {
+            && let Some(group) = catalog.group_of(cut.rel, Fork::Fsm, kept - 1)
+        {
             draft.apply(group, Key::Block(cut.rel, Fork::Fsm, kept - 1).encode());
         }
         catalog.truncate(draft, cut.rel, Fork::Fsm, kept);

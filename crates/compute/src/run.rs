@@ -1,41 +1,31 @@
 //! The daemon's life: open the volume, lay out and start PostgreSQL (or re-attach to it), ship, stop.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
-use link::Party;
 use pgwal::ControlFile;
 use protocol::Timelines;
 use registry::{Client, VolumeInfo, WriterReady};
 use seam::{Board, Instance, Mode, SharedBoard};
 use telemetry::{HttpServer, Metrics};
-use types::{Epoch, GroupId, Timeline, VolumeId};
-use wire::Speaker;
+use types::{Epoch, Timeline, VolumeId};
 
 use crate::attach::Attachment;
-use crate::bell::Bell;
 use crate::catalog::{Catalog, file};
 use crate::config::ComputeConfig;
-use crate::create::Scratch;
-use crate::import::import;
+use crate::create::create_database;
 use crate::links::Links;
 use crate::metrics::DriverMetrics;
 use crate::open::{Volume, find_volume, open_volume};
 use crate::pages::PageReader;
 use crate::router::Router;
-use crate::ship::Shipper;
+use crate::signals::check_stop;
 use crate::skeleton::{Contents, Skeleton, make_directory, sparse_file};
-use crate::startpoint::{StartPoint, last_checkpoint, start_point};
+use crate::startpoint::{StartPoint, start_point};
 use crate::supervise::{Server, ServerConfig};
-use crate::tend::{Account, Tender};
-use crate::volume_log::{LogError, VolumeLog};
-use crate::volume_view::Shared;
+use crate::threads::{Host, Threads};
 use crate::wal_tail::WalTail;
 use crate::xids::Xids;
 use crate::{settings, signals};
@@ -67,19 +57,13 @@ fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = dir.join("daemon.lock");
     let file = std::fs::File::create(&path)
         .with_context(|| format!("cannot create {}", path.display()))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(
-        || format!("another daemon runs on {}; stop it first", dir.display()),
-    )?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("another daemon runs on {}; stop it first", dir.display()))?;
     Ok(file)
 }
 
 struct Daemon<'a> {
-    config: &'a ComputeConfig,
-    server: ServerConfig,
-    instance: Instance,
-    control: Client,
-    metrics: DriverMetrics,
-    http: String,
+    host: Host<'a>,
 }
 
 /// A volume open, with its catalog, before anything runs on it.
@@ -88,17 +72,6 @@ struct Found {
     catalog: Catalog,
     state: redo::State,
     template: ControlFile,
-}
-
-/// The threads beside the supervisor.
-struct Running {
-    driver: JoinHandle<Result<(), LogError>>,
-    tender: JoinHandle<()>,
-    stop: Arc<AtomicBool>,
-    account: Arc<Mutex<Account>>,
-    fenced: Arc<Mutex<Option<String>>>,
-    waker: Arc<mio::Waker>,
-    board: SharedBoard,
 }
 
 impl<'a> Daemon<'a> {
@@ -116,33 +89,32 @@ impl<'a> Daemon<'a> {
             listen: config.listen.clone(),
             port: config.port,
         };
-        Ok(Daemon {
+        let host = Host {
             config,
             server,
             instance,
             control: Client::new(&config.control),
             metrics: DriverMetrics::new(metrics),
             http: http.address().to_string(),
-        })
+        };
+        Ok(Daemon { host })
     }
 
     fn run(&self) -> anyhow::Result<()> {
         let stop = signals::asked_to_stop;
         let volume = find_volume(
-            &self.control,
-            &self.config.volume,
-            self.config.group_bytes,
+            &self.host.control,
+            &self.host.config.volume,
+            self.host.config.group_bytes,
             &stop,
         )?;
-        if let Some(server) = Server::running(&self.server)? {
-            match self.reattach(&volume, server) {
-                Ok(outcome) => return outcome,
-                Err((error, server)) => {
-                    tracing::warn!(
-                        error = format!("{error:#}"),
-                        pid = server.pid(),
-                        "cannot re-attach to the running PostgreSQL; it is ended"
-                    );
+        if let Some(server) = Server::running(&self.host.server)? {
+            match self.reattach(&volume) {
+                Ok((threads, attachment)) => return self.supervise(server, threads, &attachment),
+                Err(error) => {
+                    let pid = server.pid();
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, pid, "cannot re-attach to PostgreSQL; it is ended");
                     self.end(server)?;
                 }
             }
@@ -152,7 +124,7 @@ impl<'a> Daemon<'a> {
     }
 
     fn end(&self, mut server: Server) -> anyhow::Result<()> {
-        if let Ok(board) = Board::open(&self.instance) {
+        if let Ok(board) = Board::open(&self.host.instance) {
             board.fence();
         }
         server.kill();
@@ -162,25 +134,15 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    fn party(&self, volume: &VolumeInfo) -> Party {
-        Party {
-            cluster: volume.cluster,
-            from: Speaker::Instance { name: self.config.name, volume: volume.id },
-            az: self.config.az,
-            az_latency: self.config.az_latency,
-        }
-    }
-
     /// Opens the volume with a new epoch and timeline, and fills it first if it is empty.
     fn open(&self, volume: &VolumeInfo) -> anyhow::Result<Found> {
         loop {
             let opened = self.open_once(volume, None, Timelines::NextAfterOr(Timeline(1)))?;
             let begun = Instant::now();
-            let laid = Skeleton::begin(&self.config.dir)?;
+            let laid = Skeleton::begin(&self.host.config.dir)?;
             let cleared = begun.elapsed();
-            let (catalog, state) = self.catalog(&opened, &mut |slru, page, content| {
-                laid.slru_page(slru, page, content)
-            })?;
+            let (catalog, state) = self
+                .catalog(&opened, &mut |slru, page, content| laid.slru_page(slru, page, content))?;
             let read = begun.elapsed() - cleared;
             tracing::info!(?cleared, ?read, forks = catalog.forks().count(), "catalog read");
             match found(&catalog, state, &opened)? {
@@ -192,7 +154,12 @@ impl<'a> Daemon<'a> {
                     volume.id,
                     opened.opened.vdl.end
                 ),
-                None => self.create(opened)?,
+                None => create_database(
+                    opened,
+                    &self.host.config.pg_bin,
+                    &self.host.config.dir,
+                    &self.host.metrics,
+                )?,
             }
         }
     }
@@ -204,12 +171,12 @@ impl<'a> Daemon<'a> {
         timelines: Timelines,
     ) -> anyhow::Result<Volume> {
         open_volume(
-            &self.control,
+            &self.host.control,
             volume,
-            self.config.name.as_str(),
+            self.host.config.name.as_str(),
             expected,
             timelines,
-            Links::new(self.party(volume))?,
+            Links::new(self.host.party(volume))?,
             &signals::asked_to_stop,
         )
     }
@@ -219,69 +186,8 @@ impl<'a> Daemon<'a> {
         volume: &Volume,
         slru: &mut dyn FnMut(pgwal::keys::Slru, u32, &Bytes) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Catalog, Option<redo::State>)> {
-        let mut reader = PageReader::new(self.party(&volume.info), volume.addresses());
+        let mut reader = PageReader::new(self.host.party(&volume.info), volume.addresses());
         volume.catalog(&mut reader, slru)
-    }
-
-    /// Imports a fresh database; the volume is then opened again.
-    fn create(&self, volume: Volume) -> anyhow::Result<()> {
-        tracing::info!("the volume is empty: creating a database");
-        let scratch = Scratch::initdb(&self.config.pg_bin, &self.config.dir)?;
-        let (control, span, body) = last_checkpoint(scratch.path())?;
-        let state = Bytes::from(redo::State::of_control_file(&control).encode());
-        let groups: Vec<GroupId> =
-            volume.opened.tails.iter().map(|setup| setup.group).collect();
-        let mut catalog = Catalog::new(volume.info.group_bytes, groups.iter().copied());
-        let router = Router::new(catalog.clone(), Xids::new(0), false);
-        let positions = volume.positions();
-        let shared = Arc::new(Shared::new(
-            volume.info.id,
-            Epoch(volume.info.epoch),
-            router,
-            positions,
-        ));
-        let vdl = volume.opened.vdl;
-        let mut log = VolumeLog::new(
-            volume.links,
-            volume.opened,
-            &volume.info.groups,
-            shared,
-            self.metrics.clone(),
-        );
-        log.writer().set_watermark(control.checkpoint_copy.next_xid);
-        let mut in_flight = 0usize;
-        let last = import(
-            scratch.path(),
-            &mut catalog,
-            &groups,
-            vdl,
-            state,
-            (span, body),
-            &mut |record| {
-                in_flight += 1;
-                log.writer().submit(record);
-                log.send();
-                // Positions say little about the bytes of an import, so records are counted.
-                while in_flight >= 16 {
-                    log.turn(Duration::from_millis(50))?;
-                    log.send();
-                    in_flight = usize::try_from(
-                        log.writer().submitted().end.bytes_since(log.vdl().end) / 8,
-                    )
-                    .unwrap_or(usize::MAX)
-                    .min(in_flight);
-                    check_stop()?;
-                }
-                Ok(())
-            },
-        )?;
-        while log.vdl() != last {
-            log.turn(Duration::from_millis(50))?;
-            log.send();
-            check_stop()?;
-        }
-        tracing::info!(vdl = %last.end, "the volume holds a database");
-        Ok(())
     }
 
     /// Lays out the data directory, starts PostgreSQL on it and serves.
@@ -316,28 +222,29 @@ impl<'a> Daemon<'a> {
             segment_size: point.segment_size,
         };
         let tail = WalTail::new(
-            &self.server.pgdata(),
+            &self.host.server.pgdata(),
             point.timeline,
             point.segment_size,
             point.system_id,
             point.checkpoint.span.start,
             point.checkpoint.span.end,
         );
-        let running = self.start_threads(volume, router, Some(record), tail, board, &attachment)?;
-        attachment.save(&self.config.dir)?;
-        let server = Server::start(&self.server)?;
-        self.supervise(server, running, &attachment)
+        let threads =
+            Threads::start(&self.host, volume, router, Some(record), tail, board, &attachment)?;
+        attachment.save(&self.host.config.dir)?;
+        let server = Server::start(&self.host.server)?;
+        self.supervise(server, threads, &attachment)
     }
 
     /// The skeleton, the shared memory and the bell.
     fn lay_out(&self, catalog: &Catalog, point: &StartPoint) -> anyhow::Result<SharedBoard> {
-        let shm = self.config.dir.join("shm");
+        let shm = self.host.config.dir.join("shm");
         std::fs::remove_dir_all(shm.join("maps")).or_else(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         })?;
         make_directory(&shm.join("maps"))?;
-        let board = Board::create(&self.instance, Mode::Write, point.segment_size.into())
+        let board = Board::create(&self.host.instance, Mode::Write, point.segment_size.into())
             .map_err(|error| anyhow!("{error}"))?;
         let auto = catalog.file(file::AUTO_CONF).cloned().unwrap_or_default();
         let (auto, refused) = settings::accepted_auto_conf(&String::from_utf8_lossy(&auto));
@@ -348,108 +255,28 @@ impl<'a> Daemon<'a> {
             control: point.control.clone(),
             wal: point.wal.clone(),
             histories: point.histories.clone(),
-            configuration: settings::configuration(&self.config.settings)?,
+            configuration: settings::configuration(&self.host.config.settings)?,
             auto_configuration: auto,
             authentication: settings::HBA.to_owned(),
         };
         // The directory was begun when the volume was opened: SLRU pages are in it already.
-        Skeleton::resume(&self.config.dir).finish(catalog, &contents, &mut |path, name, blocks| {
-            sparse_file(path, blocks)?;
-            seam::Map::create_absent(&self.instance, name, blocks)
-                .map_err(|errno| anyhow!(std::io::Error::from_raw_os_error(errno)))?;
-            Ok(())
-        })?;
+        Skeleton::resume(&self.host.config.dir).finish(
+            catalog,
+            &contents,
+            &mut |path, name, blocks| {
+                sparse_file(path, blocks)?;
+                seam::Map::create_absent(&self.host.instance, name, blocks)
+                    .map_err(|errno| anyhow!(std::io::Error::from_raw_os_error(errno)))?;
+                Ok(())
+            },
+        )?;
         Ok(board)
     }
 
-    /// Starts the driver's thread and the tending one.
-    fn start_threads(
-        &self,
-        volume: Volume,
-        router: Router,
-        first: Option<protocol::Record>,
-        tail: WalTail,
-        board: SharedBoard,
-        attachment: &Attachment,
-    ) -> anyhow::Result<Running> {
-        let bell = Bell::open(Path::new(self.instance.wake().as_str()))?;
-        let positions = volume.positions();
-        let addresses = volume.addresses();
-        let party = self.party(&volume.info);
-        let shared =
-            Arc::new(Shared::new(volume.info.id, attachment.epoch, router, positions));
-        for (node, address) in &addresses {
-            shared.set_address(*node, address);
-        }
-        let geometry_epoch = volume.info.geometry_epoch;
-        let mut log = VolumeLog::new(
-            volume.links,
-            volume.opened,
-            &volume.info.groups,
-            Arc::clone(&shared),
-            self.metrics.clone(),
-        );
-        let next = shared.router().xids.next();
-        log.writer().set_watermark(next);
-        if let Some(record) = first {
-            log.writer().submit(record);
-        }
-        self.metrics.epoch.set(attachment.epoch.0.cast_signed());
-        let waker = log.links().waker();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (orders, inbox) = channel();
-        let account = Arc::new(Mutex::new(Account {
-            state: "starting",
-            pid: None,
-            http: Some(self.http.clone()),
-        }));
-        let fenced = Arc::new(Mutex::new(None));
-        let shipper = Shipper::new(
-            board,
-            bell,
-            Arc::clone(&shared),
-            log,
-            tail,
-            PageReader::new(party, addresses),
-            inbox,
-            Arc::clone(&stop),
-            self.metrics.clone(),
-        )?;
-        let tender = Tender {
-            config: self.config.clone(),
-            server: self.server.clone(),
-            control: self.control.clone(),
-            shared,
-            timeline: attachment.timeline,
-            geometry_epoch,
-            orders,
-            waker: Arc::clone(&waker),
-            account: Arc::clone(&account),
-            fenced: Arc::clone(&fenced),
-            stop: Arc::clone(&stop),
-        };
-        let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let driver = spawn("driver").spawn(move || shipper.run())?;
-        let tender = spawn("tender").spawn(move || tender.run())?;
-        Ok(Running { driver, tender, stop, account, fenced, waker, board })
-    }
-
-    /// The server that runs already goes on under a new epoch on its own timeline. The inner result
-    /// is how it ended; the outer error gives the server back when it could not be adopted.
-    fn reattach(
-        &self,
-        volume: &VolumeInfo,
-        server: Server,
-    ) -> Result<anyhow::Result<()>, (anyhow::Error, Server)> {
-        match self.prepare_reattach(volume) {
-            Ok((running, attachment)) => Ok(self.supervise(server, running, &attachment)),
-            Err(error) => Err((error, server)),
-        }
-    }
-
-    fn prepare_reattach(&self, volume: &VolumeInfo) -> anyhow::Result<(Running, Attachment)> {
-        let before = Attachment::load(&self.config.dir)?;
-        let board = Board::open(&self.instance).map_err(|error| anyhow!("{error}"))?;
+    /// The server that runs already goes on under a new epoch on its own timeline.
+    fn reattach(&self, volume: &VolumeInfo) -> anyhow::Result<(Threads, Attachment)> {
+        let before = Attachment::load(&self.host.config.dir)?;
+        let board = Board::open(&self.host.instance).map_err(|error| anyhow!("{error}"))?;
         if board.is_fenced() {
             bail!("it was fenced");
         }
@@ -471,60 +298,59 @@ impl<'a> Daemon<'a> {
         let vdl = opened.opened.vdl;
         let attachment = Attachment { epoch: Epoch(opened.info.epoch), ..before };
         let tail = WalTail::new(
-            &self.server.pgdata(),
+            &self.host.server.pgdata(),
             attachment.timeline,
             attachment.segment_size,
             attachment.system_id,
             vdl.start,
             vdl.end,
         );
-        attachment.save(&self.config.dir)?;
+        attachment.save(&self.host.config.dir)?;
         board.take_over();
-        let running = self.start_threads(opened, router, None, tail, board, &attachment)?;
-        Ok((running, attachment))
+        let threads = Threads::start(&self.host, opened, router, None, tail, board, &attachment)?;
+        Ok((threads, attachment))
     }
 
     /// Watches the server and the threads until something ends.
     fn supervise(
         &self,
         mut server: Server,
-        running: Running,
+        threads: Threads,
         attachment: &Attachment,
     ) -> anyhow::Result<()> {
-        running.set(|account| account.pid = Some(server.pid()));
-        let outcome = self.watch(&mut server, &running, attachment);
-        running.set(|account| account.state = "stopping");
+        threads.set(|account| account.pid = Some(server.pid()));
+        let outcome = self.watch(&mut server, &threads, attachment);
+        threads.set(|account| account.state = "stopping");
         if outcome.is_err() {
-            running.board.fence();
+            threads.board.fence();
             server.kill();
             if !server.ended_within(Duration::from_secs(5)) {
                 tracing::error!(pid = server.pid(), "PostgreSQL does not end");
             }
         }
-        let ended = running.finish();
-        outcome.and(ended)
+        let ended = threads.finish();
+        ended.and(outcome) // the driver's own reason first, if it had one
     }
 
     fn watch(
         &self,
         server: &mut Server,
-        running: &Running,
+        threads: &Threads,
         attachment: &Attachment,
     ) -> anyhow::Result<()> {
-        let pgdata = self.server.pgdata();
+        let pgdata = self.host.server.pgdata();
         server.wait_ready(READY_LIMIT, &mut || {
-            running.check()?;
+            threads.check()?;
             check_stop()?;
             check_timeline(&pgdata, attachment.timeline)
         })?;
-        let ready =
-            WriterReady { epoch: attachment.epoch.0, timeline: attachment.timeline.0 };
+        let ready = WriterReady { epoch: attachment.epoch.0, timeline: attachment.timeline.0 };
         let volume: VolumeId = attachment.volume;
         crate::open::patiently("declare the writer ready", &signals::asked_to_stop, || {
-            self.control.writer_ready(volume, &ready)
+            self.host.control.writer_ready(volume, &ready)
         })?;
-        running.set(|account| account.state = "ready");
-        tracing::info!(port = self.config.port, epoch = %attachment.epoch, "ready for writes");
+        threads.set(|account| account.state = "ready");
+        tracing::info!(port = self.host.config.port, epoch = %attachment.epoch, "ready for writes");
         let mut stopping: Option<Instant> = None;
         loop {
             if server.ended_within(Duration::from_millis(50)) {
@@ -533,16 +359,17 @@ impl<'a> Daemon<'a> {
                     (Some(_), true) => Ok(()),
                     (Some(_), false) => bail!("PostgreSQL stopped badly: {}", server.verdict()),
                     (None, _) => {
-                        running.check()?;
+                        threads.check()?;
                         bail!("PostgreSQL ended by itself ({})", server.verdict())
                     }
                 };
             }
-            running.check()?;
+            threads.check()?;
+            self.host.metrics.show(threads.cache.stats());
             match stopping {
                 None if signals::asked_to_stop() => {
                     tracing::info!("stopping PostgreSQL");
-                    running.set(|account| account.state = "stopping");
+                    threads.set(|account| account.state = "stopping");
                     server.stop_fast()?;
                     stopping = Some(Instant::now());
                 }
@@ -551,39 +378,6 @@ impl<'a> Daemon<'a> {
                 }
                 _ => {}
             }
-        }
-    }
-}
-
-impl Running {
-    fn set(&self, change: impl FnOnce(&mut Account)) {
-        change(&mut self.account.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Whether the threads are well.
-    fn check(&self) -> anyhow::Result<()> {
-        let fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(reason) = fenced {
-            bail!("fenced: {reason}");
-        }
-        if self.driver.is_finished() {
-            bail!("the driver's thread ended"); // its own reason is joined and comes first
-        }
-        Ok(())
-    }
-
-    /// Ends the threads; the driver's reason if it had one.
-    fn finish(self) -> anyhow::Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Err(error) = self.waker.wake() {
-            tracing::debug!(%error, "the driver's thread cannot be woken");
-        }
-        if self.tender.join().is_err() {
-            tracing::error!("the tending thread panicked");
-        }
-        match self.driver.join() {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => bail!("the driver's thread panicked"),
         }
     }
 }
@@ -600,13 +394,6 @@ fn found(
     let template = ControlFile::decode(template).context("the imported pg_control")?;
     let whole = volume.opened.vdl.start >= template.checkpoint;
     Ok(whole.then_some((state, template)))
-}
-
-fn check_stop() -> anyhow::Result<()> {
-    if signals::asked_to_stop() {
-        bail!("asked to stop");
-    }
-    Ok(())
 }
 
 /// PostgreSQL may not go past the epoch's timeline.

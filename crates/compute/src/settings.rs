@@ -11,7 +11,8 @@ use std::fmt::Write as _;
 pub const OWNED: &[(&str, &str)] = &[
     ("fsync", "on"),
     ("wal_sync_method", "fdatasync"),
-    ("hot_standby", "on"),
+    // A writer answers only once it may write, not between its start and its new timeline.
+    ("hot_standby", "off"),
     ("wal_init_zero", "off"),
     ("recovery_target_timeline", "current"),
     ("restore_command", "false"),
@@ -62,7 +63,7 @@ pub fn check(name: &str, value: &str) -> Result<(), Refused> {
         "wal_level" if plain == "minimal" => {
             Some("minimal logs too little to build pages from; use replica or logical")
         }
-        "hot_standby" if !on => Some("replicas need it; leave it on"),
+        "hot_standby" => Some("it follows from the instance's role; leave it out"),
         "wal_init_zero" if on => Some("the driver switches it off; leave it out"),
         "data_directory" | "config_file" | "hba_file" | "ident_file" | "external_pid_file" => {
             Some("the data directory is a cache that the driver lays out; leave it out")
@@ -70,8 +71,12 @@ pub fn check(name: &str, value: &str) -> Result<(), Refused> {
         "port" | "listen_addresses" | "unix_socket_directories" => {
             Some("it is given to the daemon (--port, --listen); leave it out")
         }
-        "restore_command" | "primary_conninfo" | "primary_slot_name" | "promote_trigger_file"
-        | "archive_cleanup_command" | "recovery_end_command" => {
+        "restore_command"
+        | "primary_conninfo"
+        | "primary_slot_name"
+        | "promote_trigger_file"
+        | "archive_cleanup_command"
+        | "recovery_end_command" => {
             Some("opening a volume replays nothing, and the driver runs it; leave it out")
         }
         "zero_damaged_pages" | "ignore_invalid_pages" if on => {
@@ -158,9 +163,12 @@ mod tests {
         assert!(refused("wal_level", "minimal"));
         assert!(refused("port", "1"));
         assert!(refused("recovery_target_lsn", "0/1"));
-        for (name, value) in
-            [("fsync", "on"), ("wal_level", "logical"), ("full_page_writes", "on"), ("work_mem", "1GB")]
-        {
+        for (name, value) in [
+            ("fsync", "on"),
+            ("wal_level", "logical"),
+            ("full_page_writes", "on"),
+            ("work_mem", "1GB"),
+        ] {
             assert!(!refused(name, value), "{name} = {value} is harmless");
         }
     }

@@ -26,3 +26,14 @@ pub fn install() {
 pub fn asked_to_stop() -> bool {
     ASKED_TO_STOP.load(Ordering::Relaxed)
 }
+
+/// An error once the process was asked to stop.
+///
+/// # Errors
+/// Then.
+pub fn check_stop() -> anyhow::Result<()> {
+    if asked_to_stop() {
+        anyhow::bail!("asked to stop");
+    }
+    Ok(())
+}

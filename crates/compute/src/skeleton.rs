@@ -153,13 +153,19 @@ impl Skeleton {
             make_directory(&directory)?;
             write_file(&directory.join("pg_filenode.map"), map)?;
         }
+        let mut place = None;
         for (rel, fork, blocks) in catalog.forks() {
+            if place != Some((rel.tablespace, rel.database)) {
+                place = Some((rel.tablespace, rel.database));
+                self.place(rel)?;
+            }
             self.fork(rel, fork, blocks, relation)?;
         }
         for (xid, state) in catalog.prepared() {
             write_file(&self.pgdata.join("pg_twophase").join(format!("{xid:08X}")), state)?;
         }
-        let version = catalog.file(file::PG_VERSION).cloned().unwrap_or(Bytes::from_static(b"15\n"));
+        let version =
+            catalog.file(file::PG_VERSION).cloned().unwrap_or(Bytes::from_static(b"15\n"));
         self.write("PG_VERSION", &version)?;
         self.write("global/pg_control", &contents.control)?;
         for (name, content) in &contents.wal {
@@ -202,6 +208,14 @@ impl Skeleton {
         symlink(&location, &link).with_context(|| format!("cannot link {}", link.display()))
     }
 
+    /// Makes the directory that a relation's files lie in.
+    fn place(&self, rel: Rel) -> anyhow::Result<()> {
+        if !matches!(rel.tablespace, GLOBAL_TABLESPACE | DEFAULT_TABLESPACE) {
+            self.tablespace(rel.tablespace)?;
+        }
+        make_directory(&self.database(rel.tablespace, rel.database))
+    }
+
     fn fork(
         &self,
         rel: Rel,
@@ -209,11 +223,6 @@ impl Skeleton {
         blocks: u32,
         relation: &mut dyn FnMut(&Path, &SegmentName, u32) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        if !matches!(rel.tablespace, GLOBAL_TABLESPACE | DEFAULT_TABLESPACE) {
-            self.tablespace(rel.tablespace)?;
-        }
-        let directory = self.database(rel.tablespace, rel.database);
-        make_directory(&directory)?;
         // A fork whose length is a multiple of the file size ends in an empty file only when it is
         // empty altogether, as PostgreSQL leaves it.
         let files = blocks.div_ceil(BLOCKS_PER_SEGMENT).max(1);

@@ -213,9 +213,7 @@ pub fn start_point(
 ///
 /// # Errors
 /// When the directory was not shut down, or its WAL does not hold the record.
-pub fn last_checkpoint(
-    directory: &std::path::Path,
-) -> anyhow::Result<(ControlFile, Span, Bytes)> {
+pub fn last_checkpoint(directory: &std::path::Path) -> anyhow::Result<(ControlFile, Span, Bytes)> {
     let path = directory.join("global/pg_control");
     let file = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let control = ControlFile::decode(&file)
@@ -256,7 +254,8 @@ mod tests {
 
     #[test]
     fn the_checkpoint_ends_where_it_is_laid_out_wherever_it_starts() {
-        for at in [0x100_0000u64, 0x100_0028, 0x100_2000, 0x100_2018, 0x100_3f88, 0x100_3f90, 0x1ff_fff8]
+        for at in
+            [0x100_0000u64, 0x100_0028, 0x100_2000, 0x100_2018, 0x100_3f88, 0x100_3f90, 0x1ff_fff8]
         {
             let counters = CheckPoint::default();
             let (_, span, _) =
@@ -285,7 +284,8 @@ mod tests {
 
     #[test]
     fn a_reattached_epoch_stays_on_its_timeline() {
-        let history = history(&[(1, 0, 1), (2, 0x10_0028, 2), (3, 0x20_0028, 2), (4, 0x30_0028, 3)]);
+        let history =
+            history(&[(1, 0, 1), (2, 0x10_0028, 2), (3, 0x20_0028, 2), (4, 0x30_0028, 3)]);
         let branches = branches(&history, SEGMENT_SIZE);
         assert_eq!((branches.current, branches.next), (Timeline(2), Timeline(3)));
         assert_eq!(branches.switches.len(), 1);

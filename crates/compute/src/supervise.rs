@@ -184,7 +184,8 @@ impl Server {
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
         let mut told = begun;
-        let socket = self.config.instance.join("run").join(format!(".s.PGSQL.{}", self.config.port));
+        let socket =
+            self.config.instance.join("run").join(format!(".s.PGSQL.{}", self.config.port));
         loop {
             tick()?;
             let mut last = "it does not listen yet".to_owned();

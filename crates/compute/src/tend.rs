@@ -175,10 +175,8 @@ impl Tender {
         if !self.shared.router().catalog.wants_group() {
             return;
         }
-        let wish = AddGroup {
-            epoch: self.shared.epoch().0,
-            expected_geometry: self.geometry_epoch,
-        };
+        let wish =
+            AddGroup { epoch: self.shared.epoch().0, expected_geometry: self.geometry_epoch };
         match self.control.add_group(self.shared.volume(), &wish) {
             Ok(added) => {
                 self.geometry_epoch = added.geometry_epoch;

@@ -65,8 +65,7 @@ impl WalTail {
         prev: Lsn,
         position: Lsn,
     ) -> WalTail {
-        let decoder =
-            Decoder::new(position, Some(prev), segment_size, Some(system_id), None);
+        let decoder = Decoder::new(position, Some(prev), segment_size, Some(system_id), None);
         WalTail {
             directory: pgdata.join("pg_wal"),
             timeline,
@@ -139,8 +138,7 @@ impl WalTail {
         let segment_size = u64::from(self.segment_size);
         let segment = at.0 / segment_size;
         let offset = at.0 % segment_size;
-        let length =
-            written.bytes_since(at).min(segment_size - offset).min(READ_BYTES_MAX);
+        let length = written.bytes_since(at).min(segment_size - offset).min(READ_BYTES_MAX);
         if self.file.as_ref().is_none_or(|(number, ..)| *number != segment) {
             let name = segment_name(self.timeline, segment, self.segment_size);
             let path = self.directory.join(name);
@@ -158,9 +156,7 @@ impl WalTail {
             offset,
             source,
         })?;
-        self.decoder
-            .feed(at, &self.buffer)
-            .map_err(|source| TailError::Damaged { written, source })
+        self.decoder.feed(at, &self.buffer).map_err(|source| TailError::Damaged { written, source })
     }
 }
 

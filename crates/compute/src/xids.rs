@@ -29,7 +29,11 @@ impl Xids {
     /// No transaction is running; ids from `next` on are free.
     #[must_use]
     pub fn new(next: u64) -> Xids {
-        Xids { next: next.max(u64::from(FIRST_NORMAL)), running: BTreeMap::new(), unseen_below: None }
+        Xids {
+            next: next.max(u64::from(FIRST_NORMAL)),
+            running: BTreeMap::new(),
+            unseen_below: None,
+        }
     }
 
     /// The server was alive before us: what it runs is unknown until it says so.
@@ -114,8 +118,7 @@ mod tests {
     }
 
     fn end(kind: XactKind, xid: u32, subxacts: Vec<u32>) -> Effects {
-        let xact =
-            Xact { kind, xid, subxacts, time: 0, commit_time: 0, origin: 0, gid: None };
+        let xact = Xact { kind, xid, subxacts, time: 0, commit_time: 0, origin: 0, gid: None };
         Effects { xact: Some(Box::new(xact)), ..Effects::default() }
     }
 

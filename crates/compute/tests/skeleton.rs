@@ -106,9 +106,16 @@ fn start(instance: &Path, volume: &Volume, vdl: Span, history: &History, port: u
         .expect("a pg_control");
     let state = volume.state();
     let commit_timestamps = state.parameters.track_commit_timestamp;
-    let point =
-        start_point(&template, &state.checkpoint, commit_timestamps, vdl, history, 5_000, 1_700_000_000)
-            .expect("a start point");
+    let point = start_point(
+        &template,
+        &state.checkpoint,
+        commit_timestamps,
+        vdl,
+        history,
+        5_000,
+        1_700_000_000,
+    )
+    .expect("a start point");
     let laid = Skeleton::begin(instance).expect("an empty directory");
     for (key, page) in &volume.pages {
         if let Some(Key::Slru(slru, number)) = Key::decode(key) {
@@ -124,11 +131,8 @@ fn start(instance: &Path, volume: &Volume, vdl: Span, history: &History, port: u
         authentication: settings::HBA.to_owned(),
     };
     laid.finish(&catalog, &contents, &mut |path, name, blocks| {
-        let rel = Rel {
-            tablespace: name.tablespace,
-            database: name.database,
-            relation: name.relation,
-        };
+        let rel =
+            Rel { tablespace: name.tablespace, database: name.database, relation: name.relation };
         let fork = Fork::from_number(name.fork as u8).expect("a fork");
         let mut content = Vec::new();
         for block in 0..blocks {
@@ -185,9 +189,8 @@ fn a_stock_server_starts_at_any_position_on_exactly_the_new_timeline() {
     let page = (end.0 / 8192 + 2) * 8192;
     let segment = (end.0 / (16 << 20) + 1) * (16 << 20);
     let at = |end: u64| Span { start: Lsn(end - 64), end: Lsn(end) };
-    let dead = |begins: Lsn| {
-        history(&[(1, Lsn::ZERO, 1), (2, begins, 2), (3, begins, 3), (4, begins, 4)])
-    };
+    let dead =
+        |begins: Lsn| history(&[(1, Lsn::ZERO, 1), (2, begins, 2), (3, begins, 3), (4, begins, 4)]);
     let plain = |begins: Lsn| history(&[(1, Lsn::ZERO, 1), (2, begins, 2)]);
     let cases = [
         (volume.last, plain(end), "2"),
@@ -203,7 +206,9 @@ fn a_stock_server_starts_at_any_position_on_exactly_the_new_timeline() {
         let mut server = start(&instance, &volume, vdl, &history, port);
         let ask = |sql: &str| question(&instance, port, sql);
         assert_eq!(ask("SELECT timeline_id::text FROM pg_control_checkpoint()"), timeline);
-        assert!(ask("SELECT pg_current_xact_id()::text").parse::<u64>().expect("a number") >= 5_000);
+        assert!(
+            ask("SELECT pg_current_xact_id()::text").parse::<u64>().expect("a number") >= 5_000
+        );
         assert_eq!(ask("SELECT count(*)::text FROM pg_class WHERE relname = 'pg_class'"), "1");
         server.stop_fast().expect("signalled");
         assert!(server.ended_within(Duration::from_secs(20)), "it stops");
