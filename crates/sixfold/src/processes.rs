@@ -18,13 +18,15 @@ pub(crate) struct Process {
 impl Process {
     /// The process with this number, if it lives (a dead one that nobody has collected does not).
     pub fn find(pid: u32) -> Option<Process> {
-        let (state, started) = stat(pid)?;
-        (state != 'Z' && state != 'X').then_some(Process { pid, started })
+        let stat = stat(pid)?;
+        // The first thread may be dead while others still hold sockets, locks and memory.
+        let gone = matches!(stat.state, 'Z' | 'X') && stat.threads <= 1;
+        (!gone).then_some(Process { pid, started: stat.started })
     }
 
     /// A child of this process that it has not collected yet: it may have ended already.
     pub fn of_child(pid: u32) -> Option<Process> {
-        stat(pid).map(|(_, started)| Process { pid, started })
+        stat(pid).map(|stat| Process { pid, started: stat.started })
     }
 
     /// What the pid file says, if that process still lives.
@@ -48,7 +50,7 @@ impl Process {
 
     /// Whether it stands still (SIGSTOP).
     pub fn is_stopped(self) -> bool {
-        matches!(stat(self.pid), Some(('T' | 't', _)))
+        stat(self.pid).is_some_and(|stat| matches!(stat.state, 'T' | 't'))
     }
 
     /// Sends a signal; true unless the process is gone.
@@ -69,15 +71,21 @@ impl Process {
     }
 }
 
-/// State letter and start time.
-fn stat(pid: u32) -> Option<(char, u64)> {
+/// What `/proc/PID/stat` says, as far as it matters here.
+struct Stat {
+    state: char,
+    threads: u64,
+    started: u64,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything; the rest follows the last one.
-    let rest = text.rsplit_once(") ")?.1;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    // State is field 3 of the line, the start time field 22.
-    Some((state, fields.nth(18)?.parse().ok()?))
+    // The command's name is in parentheses and may hold anything; the rest follows the last one,
+    // beginning with field 3, the state. Field 20 is the number of threads, 22 the start time.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |field: usize| fields.get(field - 3)?.parse().ok();
+    let state = fields.first()?.chars().next()?;
+    Some(Stat { state, threads: number(20)?, started: number(22)? })
 }
 
 /// Programs that work in an instance's directory on our behalf.
