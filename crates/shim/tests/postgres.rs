@@ -170,3 +170,22 @@ fn growth_past_the_limit_is_postgresql_s_own_error_and_harms_nothing() {
     assert_eq!(world.psql("select count(*) from t"), "101000");
     world.stop_server(server);
 }
+
+#[test]
+fn programs_outside_the_data_directory_are_unharmed() {
+    let world = World::make(54_906);
+    let scratch = world.root.path().join("run");
+    // A board that is fenced and no driver: whatever the library touched would hang or die.
+    world.board.fence();
+    let script = "cd \"$1\" && mkdir -p base/5 pg_wal && echo one > base/5/16384 && cp base/5/16384 base/5/16385 \
+        && dd if=base/5/16385 of=pg_wal/000000010000000000000001 conv=fsync 2>/dev/null \
+        && mv base/5/16385 base/5/16386 && ln base/5/16386 base/5/16387 && sync base/5/16387 \
+        && cat pg_wal/000000010000000000000001 base/5/16387 && rm -r base pg_wal";
+    let mut shell = common::as_user("/bin/sh");
+    shell.args(["-c", script, "sh"]).arg(&scratch);
+    shell.env("LD_PRELOAD", common::library(world.root.path()));
+    shell.env("SIXFOLD_INSTANCE", world.root.path().join("instance"));
+    assert_eq!(run(&mut shell).stdout, b"one\none\n");
+    shell.env_remove("SIXFOLD_INSTANCE");
+    assert_eq!(run(&mut shell).stdout, b"one\none\n");
+}

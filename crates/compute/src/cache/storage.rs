@@ -3,6 +3,7 @@
 //! quorum read.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const LATE_UNKNOWN: Duration = Duration::from_millis(50);
 const TURN: Duration = Duration::from_millis(4);
 /// A node that failed is asked last for so long.
 const SHUNNED: Duration = Duration::from_secs(2);
+/// One request in so many goes to the second quickest node first: one that was slow once would
+/// otherwise never be found to have recovered.
+const TRY_ANOTHER: u64 = 64;
 /// Idle connections kept per node.
 const IDLE_MAX: usize = 16;
 
@@ -68,6 +72,8 @@ pub struct StorageReader {
     view: Arc<dyn VolumeView>,
     stats: Arc<CacheStats>,
     peers: Mutex<BTreeMap<NodeId, Peer>>,
+    /// Requests made, to try another than the quickest now and then.
+    asked: AtomicU64,
 }
 
 impl std::fmt::Debug for StorageReader {
@@ -88,7 +94,7 @@ impl StorageReader {
     /// A reader that introduces itself as `party`.
     #[must_use]
     pub fn new(party: Party, view: Arc<dyn VolumeView>, stats: Arc<CacheStats>) -> StorageReader {
-        StorageReader { party, view, stats, peers: Mutex::default() }
+        StorageReader { party, view, stats, peers: Mutex::default(), asked: AtomicU64::new(0) }
     }
 
     fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
@@ -185,6 +191,11 @@ impl StorageReader {
             // One never asked goes first once, so that its speed becomes known.
             (shunned, peer.and_then(|peer| peer.usual).unwrap_or(Duration::ZERO))
         });
+        let shunned = |node| peers.get(node).and_then(|peer| peer.failed_at).is_some();
+        let turn = self.asked.fetch_add(1, Ordering::Relaxed) % TRY_ANOTHER == TRY_ANOTHER - 1;
+        if turn && readers.get(1).is_some_and(|(node, _)| !shunned(node)) {
+            readers.swap(0, 1);
+        }
         readers
     }
 
