@@ -45,17 +45,19 @@ impl Index {
 }
 
 impl Store {
+    /// What is known of a page, and the durable point at that moment.
     fn collect(
         &self,
         segment: &Segment,
         key: &PageKey,
         read_point: Lsn,
         enough: impl Fn(&Found) -> bool,
-    ) -> Result<Found, StoreError> {
-        let (mut found, files) = {
+    ) -> Result<(Found, Lsn), StoreError> {
+        let (mut found, files, settled) = {
             let index = segment.read();
             index.check_horizon(read_point)?;
-            (index.collect(self, key, read_point), Arc::clone(&index.files))
+            let found = index.collect(self, key, read_point);
+            (found, Arc::clone(&index.files), index.state.vdl.end)
         };
         for file in files.iter() {
             if found.is_done() || enough(&found) {
@@ -63,7 +65,7 @@ impl Store {
             }
             file.collect(&*self.engine, key, read_point, &mut found)?;
         }
-        Ok(found)
+        Ok((found, settled))
     }
 
     pub(crate) fn page(
@@ -72,12 +74,14 @@ impl Store {
         key: &PageKey,
         read_point: Lsn,
     ) -> Result<Option<(Lsn, Bytes)>, StoreError> {
-        let found = self.collect(segment, key, read_point, |_| false)?;
+        let (found, settled) = self.collect(segment, key, read_point, |_| false)?;
         let page = found.build(&*self.engine, key)?;
         if found.part_count() > self.options.fold_parts * 2
             && let Some((version, bytes)) = &page
+            && *version <= settled
         {
-            // So that the next read of a page that is changed and read all the time is short.
+            // So that the next read of a page that is changed and read all the time is short. Only
+            // what could not be voided since: another part may end at the same position by now.
             segment.write().keep_image(key, *version, bytes.clone());
         }
         Ok(page)
@@ -99,7 +103,8 @@ impl Store {
         read_point: Lsn,
     ) -> Result<Option<Lsn>, StoreError> {
         let segment = self.segment(id)?;
-        let found = self.collect(&segment, key, read_point, |found| found.version().is_some())?;
+        let (found, _) =
+            self.collect(&segment, key, read_point, |found| found.version().is_some())?;
         Ok(found.version())
     }
 
