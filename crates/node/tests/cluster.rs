@@ -37,7 +37,8 @@ fn what_is_acknowledged_is_read_and_survives_a_restart() {
     let mut cluster = Cluster::start();
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
     for name in all() {
-        assert_eq!(append(&cluster, name, &batch(1, 0, 5, Span::ZERO)), end(4));
+        // A peer may have brought the second batch already.
+        assert!(append(&cluster, name, &batch(1, 0, 5, Span::ZERO)) >= end(4));
         assert_eq!(append(&cluster, name, &batch(1, 5, 8, Span::ZERO)), end(7));
     }
     assert_eq!(read(&cluster, "a1", 0, end(7)), Ok(page(0, 8)));
@@ -63,31 +64,30 @@ fn what_is_acknowledged_is_read_and_survives_a_restart() {
 fn a_connection_carries_reads_and_the_log_in_any_order() {
     let cluster = Cluster::start();
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
-    let reads = Message::ReadPages {
+    let reads = |upto| Message::ReadPages {
         segment: SEGMENT,
-        read_point: end(0),
-        complete_to: end(0),
+        read_point: upto,
+        complete_to: upto,
         keys: vec![key(0)],
     };
     let behind = |answer: Result<Message, link::LinkError>| {
-        assert!(matches!(
-            answer.expect_err("nothing written").refusal(),
-            Some(Refusal::Behind { .. })
-        ));
+        let error = answer.expect_err("not written yet");
+        assert!(matches!(error.refusal(), Some(Refusal::Behind { .. })), "{error}");
     };
     let mut begins_with_read = cluster.connect("b1");
-    behind(begins_with_read.call(&reads));
+    behind(begins_with_read.call(&reads(end(0))));
     let ack = begins_with_read.call(&Message::Append(batch(1, 0, 1, Span::ZERO)));
     assert!(matches!(ack, Ok(Message::Ack { .. })), "{ack:?}");
-    assert!(matches!(begins_with_read.call(&reads), Ok(Message::Pages(_))));
+    assert!(matches!(begins_with_read.call(&reads(end(0))), Ok(Message::Pages(_))));
 
+    // The first record may have come by gossip; the second is new.
     let mut begins_with_log = cluster.connect("b2");
     let listed = begins_with_log.call(&Message::ListSegments).expect("listed");
     assert!(matches!(&listed, Message::Segments(s) if s.len() == 1), "{listed:?}");
-    behind(begins_with_log.call(&reads));
-    let ack = begins_with_log.call(&Message::Append(batch(1, 0, 1, Span::ZERO)));
+    behind(begins_with_log.call(&reads(end(1))));
+    let ack = begins_with_log.call(&Message::Append(batch(1, 0, 2, Span::ZERO)));
     assert!(matches!(ack, Ok(Message::Ack { .. })), "{ack:?}");
-    assert!(matches!(begins_with_log.call(&reads), Ok(Message::Pages(_))));
+    assert!(matches!(begins_with_log.call(&reads(end(1))), Ok(Message::Pages(_))));
 }
 
 #[test]
@@ -151,7 +151,8 @@ fn a_gap_is_filled_and_the_held_batch_behind_it_counts() {
     for name in &all()[..5] {
         append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
     }
-    assert_eq!(append(&cluster, "c2", &batch(1, 3, 6, Span::ZERO)), Lsn::ZERO);
+    let scl = append(&cluster, "c2", &batch(1, 3, 6, Span::ZERO));
+    assert!(scl == Lsn::ZERO || scl == end(5), "held behind the gap, or the gap is filled: {scl}");
     wait_for("the gap is filled", || {
         cluster.report("c2").ok().filter(|report| report.scl == end(5))
     });
@@ -292,9 +293,7 @@ fn garbage_on_a_connection_ends_that_connection_only() {
     let mut rest = Vec::new();
     // An orderly close or a reset: either way the node hung up.
     let ended = stream.read_to_end(&mut rest);
-    assert!(
-        ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
-    );
+    assert!(ended.is_ok() || ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));
     assert!(rest.is_empty());
     assert!(cluster.report("a1").is_ok());
 }
