@@ -23,6 +23,7 @@ use crate::pages::PageReader;
 use crate::router::Router;
 use crate::signals::check_stop;
 use crate::skeleton::{Contents, Skeleton, make_directory, sparse_file};
+use crate::spares::Spares;
 use crate::startpoint::{StartPoint, start_point};
 use crate::supervise::{Server, ServerConfig};
 use crate::threads::{Host, Threads};
@@ -239,10 +240,7 @@ impl<'a> Daemon<'a> {
     /// The skeleton, the shared memory and the bell.
     fn lay_out(&self, catalog: &Catalog, point: &StartPoint) -> anyhow::Result<SharedBoard> {
         let shm = self.host.config.dir.join("shm");
-        std::fs::remove_dir_all(shm.join("maps")).or_else(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })?;
+        Spares::move_aside(&self.host.config.dir, &["shm/maps"])?;
         make_directory(&shm.join("maps"))?;
         let board = Board::create(&self.host.instance, Mode::Write, point.segment_size.into())
             .map_err(|error| anyhow!("{error}"))?;
@@ -259,12 +257,18 @@ impl<'a> Daemon<'a> {
             auto_configuration: auto,
             authentication: settings::HBA.to_owned(),
         };
+        let mut spares = Spares::collect(&self.host.config.dir)?;
+        let own = std::process::id(); // a map is made under a name that ends in this
         // The directory was begun when the volume was opened: SLRU pages are in it already.
         Skeleton::resume(&self.host.config.dir).finish(
             catalog,
             &contents,
             &mut |path, name, blocks| {
+                spares.place(path)?;
                 sparse_file(path, blocks)?;
+                let map = format!("{}.new{own}", self.host.instance.map(name).as_str());
+                spares.place(Path::new(&map))?;
+                // Empty files have a map too: without one they could grow and never be evicted.
                 seam::Map::create_absent(&self.host.instance, name, blocks)
                     .map_err(|errno| anyhow!(std::io::Error::from_raw_os_error(errno)))?;
                 Ok(())
@@ -351,6 +355,11 @@ impl<'a> Daemon<'a> {
         })?;
         threads.set(|account| account.state = "ready");
         tracing::info!(port = self.host.config.port, epoch = %attachment.epoch, "ready for writes");
+        if let Err(error) = Spares::sweep(&self.host.config.dir)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "cannot delete the directory before");
+        }
         let mut stopping: Option<Instant> = None;
         loop {
             if server.ended_within(Duration::from_millis(50)) {

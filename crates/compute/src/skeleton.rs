@@ -18,6 +18,7 @@ use seam::name::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, TABLESPACE_DIRECTORY};
 use seam::{BLOCKS_PER_SEGMENT, SegmentName};
 
 use crate::catalog::{BLOCK_BYTES, Catalog, file};
+use crate::spares::Spares;
 
 /// Directories of every data directory.
 const DIRECTORIES: &[&str] = &[
@@ -73,24 +74,13 @@ pub struct Contents {
 }
 
 impl Skeleton {
-    /// Removes what is left of an earlier directory and makes an empty one.
+    /// Moves what is left of an earlier directory aside and makes an empty one.
     ///
     /// # Errors
     /// When the file system refuses.
     pub fn begin(instance: &Path) -> anyhow::Result<Skeleton> {
         let pgdata = instance.join("pgdata");
-        for name in ["pgdata", "tablespaces"] {
-            let path = instance.join(name);
-            match fs::remove_dir_all(&path) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("cannot clear the cache directory {}", path.display())
-                    });
-                }
-            }
-        }
+        Spares::move_aside(instance, &["pgdata", "tablespaces"])?;
         make_directory(&instance.join("run"))?;
         make_directory(&instance.join("tablespaces"))?;
         make_directory(&pgdata)?;
