@@ -115,9 +115,6 @@ pub(crate) struct ComputeArgs {
     pub shim: Option<PathBuf>,
     #[command(flatten)]
     pub tuning: Tuning,
-    /// Local bytes that pages not yet evictable may take [default: twice --cache-size].
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    pub cache_limit: Option<u64>,
     /// Its availability zone, one letter.
     #[arg(long, default_value = "a")]
     pub az: Az,
@@ -146,6 +143,10 @@ pub(crate) struct Tuning {
     /// Local bytes to keep pages in [default: 8GB].
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub cache_size: Option<u64>,
+    /// Local bytes that pages may take at most while a transaction or an index build pins them; then
+    /// statements fail with "no space left" [default: what the disk has].
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub cache_limit: Option<u64>,
     /// A PostgreSQL setting; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting)]
     pub set: Vec<(String, String)>,

@@ -80,7 +80,8 @@ pub(crate) fn compute(args: ComputeArgs) -> anyhow::Result<()> {
         pg_bin,
         shim,
         cache_size,
-        cache_limit: args.cache_limit.unwrap_or(cache_size.saturating_mul(2)),
+        // A running transaction's pages stay however many they are; the disk is the limit then.
+        cache_limit: args.tuning.cache_limit.unwrap_or(u64::MAX).max(cache_size),
         az: Some(args.az),
         az_latency: Duration::from_millis(args.tuning.az_latency.unwrap_or(0)),
         http: args.http,

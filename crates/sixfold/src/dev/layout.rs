@@ -52,6 +52,8 @@ pub(crate) struct Saved {
     pub instances: PathBuf,
     pub group_size: Option<u64>,
     pub cache_size: Option<u64>,
+    #[serde(default)]
+    pub cache_limit: Option<u64>,
     pub az_latency: u64,
     pub settings: BTreeMap<String, String>,
     /// The cluster, once the control plane has been asked.
@@ -189,6 +191,7 @@ impl Saved {
                 instances: instances_dir(layout)?,
                 group_size: given.group_size,
                 cache_size: None,
+                cache_limit: None,
                 az_latency: 0,
                 settings: BTreeMap::new(),
                 cluster: None,
@@ -206,6 +209,7 @@ impl Saved {
         env!("CARGO_PKG_VERSION").clone_into(&mut saved.version);
         saved.port = port.unwrap_or(saved.port);
         saved.cache_size = given.cache_size.or(saved.cache_size);
+        saved.cache_limit = given.cache_limit.or(saved.cache_limit);
         saved.az_latency = given.az_latency.unwrap_or(saved.az_latency);
         saved.settings.extend(given.set.iter().cloned());
         Ok(saved)
@@ -308,6 +312,7 @@ mod tests {
             instances: layout.dir.join("instances"),
             group_size: Some(8 << 20),
             cache_size: None,
+            cache_limit: None,
             az_latency: 0,
             settings: BTreeMap::new(),
             cluster: None,

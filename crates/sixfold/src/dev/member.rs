@@ -145,6 +145,9 @@ impl Member {
                 if let Some(bytes) = saved.cache_size {
                     flag("cache-size", &bytes.to_string());
                 }
+                if let Some(bytes) = saved.cache_limit {
+                    flag("cache-limit", &bytes.to_string());
+                }
                 for (name, value) in &saved.settings {
                     flag("set", &format!("{name}={value}"));
                 }
