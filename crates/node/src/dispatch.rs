@@ -124,7 +124,9 @@ impl LogLoop {
             Message::Fill { segment, report, batches } => {
                 if !batches.is_empty() {
                     self.shared.metrics.filled_batches.inc_by(batches.len() as u64);
-                    self.pace.hurry(segment, now);
+                    if self.segments.get(&segment).is_some_and(|held| !held.is_fed(now)) {
+                        self.pace.hurry(segment, now);
+                    }
                 }
                 (segment, Input::Filled { from_peer: peer, report, batches })
             }

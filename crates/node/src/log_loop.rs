@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use link::{Connection, LinkError};
@@ -33,6 +33,9 @@ use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::shared::Shared;
 
+/// A writer that spoke less than this ago will do so again.
+const FED: Duration = Duration::from_secs(1);
+
 /// One segment and what the loop remembers of it.
 pub(crate) struct Held {
     pub(crate) segment: Segment,
@@ -41,6 +44,8 @@ pub(crate) struct Held {
     marks: (Span, Lsn, u64),
     /// How far the newest writer heard here has sent.
     sent: (Epoch, Lsn),
+    /// When a writer last spoke here.
+    fed: Option<Instant>,
     /// SCL last published.
     scl: Lsn,
     gauges: SegmentGauges,
@@ -50,6 +55,13 @@ impl Held {
     /// Notes how far a writer has sent.
     pub(crate) fn note_sent(&mut self, header: &wire::BatchHeader) {
         self.sent = self.sent.max((header.epoch, header.last));
+        self.fed = Some(Instant::now());
+    }
+
+    /// Whether a writer feeds this segment. What a peer is ahead by is then on its way here too, and
+    /// fetching it would only carry it twice.
+    pub(crate) fn is_fed(&self, now: Instant) -> bool {
+        self.fed.is_some_and(|fed| now < fed + FED)
     }
 
     /// Whether something is known to be missing, or was a moment ago: gossip is urgent.
@@ -136,6 +148,7 @@ impl LogLoop {
             spec,
             marks: (Span::ZERO, Lsn::ZERO, 0),
             sent: (Epoch(0), Lsn::ZERO),
+            fed: None,
             scl: Lsn::ZERO,
             gauges: self.shared.metrics.of_segment(id),
         };
