@@ -36,7 +36,7 @@ pub struct Link {
 /// What an instance does.
 pub enum Role<R: Rules> {
     /// It opens the volume.
-    Opening(Recovery<R>),
+    Opening(Box<Recovery<R>>),
     /// It writes.
     Writing(Box<Writer<R>>, Opened),
     /// It was fenced, or killed.
@@ -73,7 +73,7 @@ impl<R: Rules> Instance<R> {
         nodes.iter().for_each(|node| recovery.handle(Event::Unreachable { node: *node }));
         Instance {
             epoch,
-            role: Role::Opening(recovery),
+            role: Role::Opening(Box::new(recovery)),
             paused_until: 0,
             links: nodes.iter().map(|node| (*node, Link::default())).collect(),
             outbox: Vec::new(),

@@ -33,6 +33,11 @@ impl Net {
         self.cuts.retain(|_| rng.chance(500));
     }
 
+    /// Opens all cut ways.
+    pub fn mend(&mut self) {
+        self.cuts.clear();
+    }
+
     /// Ends all faults.
     pub fn heal(&mut self) {
         self.cuts.clear();

@@ -32,6 +32,11 @@ pub struct Options {
     pub crashes: u64,
     /// Crashes that lose the node's disk.
     pub wipes: u64,
+    /// Power cuts that crash several nodes at once, up to all.
+    pub blackouts: u64,
+    /// Three nodes and the writer cut off from the rest, and then struck: one of them is wiped, two
+    /// stay down for long, and a new writer opens the volume with what is left.
+    pub disasters: u64,
     /// Nodes or writers stopped for a while and then going on.
     pub pauses: u64,
     /// New writers opening the volume, the old one left to itself.
@@ -65,6 +70,7 @@ impl Options {
         let (partitions, crashes, wipes) = (class(300), class(300), class(120));
         let (pauses, failovers, kills) = (class(200), class(200), class(120));
         let (flushes, growth) = (class(300), class(60));
+        let (blackouts, disasters) = (class(100), class(100));
         Options {
             groups: rng.between(1, 3) as u32,
             nodes: rng.between(6, 7) as usize,
@@ -78,6 +84,8 @@ impl Options {
             partitions,
             crashes,
             wipes,
+            blackouts,
+            disasters,
             pauses,
             failovers,
             kills,
@@ -86,6 +94,28 @@ impl Options {
             gossip_micros: rng.between(20_000, 200_000),
             records: rng.between(1, 6),
             shared: rng.between(0, 500),
+        }
+    }
+
+    /// Settings without any fault, for scenarios that make their own.
+    #[must_use]
+    pub fn calm(rng: &mut Rng) -> Options {
+        let off = Options { nodes: 6, ..Options::of(rng) };
+        Options {
+            loss: 0,
+            duplication: 0,
+            stragglers: 0,
+            partitions: 0,
+            crashes: 0,
+            wipes: 0,
+            blackouts: 0,
+            disasters: 0,
+            pauses: 0,
+            failovers: 0,
+            kills: 0,
+            growth: 0,
+            turn_micros: 20_000,
+            ..off
         }
     }
 }

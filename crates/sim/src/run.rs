@@ -1,5 +1,7 @@
 //! One seed from beginning to end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use protocol::Rules;
 
 use crate::options::Options;
@@ -40,19 +42,77 @@ pub struct Failure {
 /// Runs one seed under the given rules.
 ///
 /// # Errors
-/// The first broken promise.
+/// The first broken promise, or invariant.
 pub fn run<R: Rules>(seed: u64, printing: bool) -> Result<Outcome, Box<Failure>> {
     let mut rng = Rng::new(seed);
     let options = Options::of(&mut rng);
-    let mut world = World::<R>::new(rng, options.clone(), Trace::new(printing));
-    match phases(&mut world) {
+    guarded(seed, World::<R>::new(rng, options, Trace::new(printing)), phases)
+}
+
+/// Runs a seed in which the opening of the volume is cut off after its `step`-th answer, and so is
+/// the one after it, each time with other nodes down; false when opening took fewer steps.
+///
+/// # Errors
+/// The first broken promise, or invariant.
+pub fn run_interrupted<R: Rules>(seed: u64, step: u64) -> Result<bool, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let options = Options::calm(&mut rng);
+    let mut reached = false;
+    let mut world = World::<R>::new(rng, options, Trace::new(false));
+    // Other steps, the same beginning; other nodes down at each step.
+    world.run(400_000, |_| false).map_err(|Violation(what)| failure(seed, &world, what))?;
+    world.rng = Rng::new(seed ^ step << 32);
+    guarded(seed, world, |world| {
+        reached = interrupted(world, step)?;
+        settle(world)
+    })?;
+    Ok(reached)
+}
+
+fn interrupted<R: Rules>(world: &mut World<R>, step: u64) -> Result<bool, Violation> {
+    let mut reached = true;
+    for _ in 0..2 {
+        world.kill_newest();
+        for node in 0..world.nodes.len() {
+            world.restart(node);
+        }
+        for _ in 0..world.rng.below(3) {
+            let node = world.rng.below(world.nodes.len() as u64) as usize;
+            world.crash(node, false, None);
+        }
+        world.open();
+        world.kill_at_step = Some(step);
+        let until = world.now + 1_000_000;
+        world.run(until, |world| world.kill_at_step.is_none())?;
+        reached &= world.kill_at_step.take().is_none();
+    }
+    Ok(reached)
+}
+
+fn failure<R: Rules>(seed: u64, world: &World<R>, what: String) -> Box<Failure> {
+    Box::new(Failure { seed, at: world.now, what, options: world.options.clone() })
+}
+
+/// Runs a world; a panic is a failure like any other.
+fn guarded<R: Rules>(
+    seed: u64,
+    mut world: World<R>,
+    play: impl FnOnce(&mut World<R>) -> Result<(), Violation>,
+) -> Result<Outcome, Box<Failure>> {
+    let played = catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    let played = played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(Violation(format!("invariant: {}", text.unwrap_or_default())))
+    });
+    match played {
         Ok(()) => Ok(Outcome {
             hash: world.trace.hash(),
             happenings: world.trace.happenings,
             promised: world.oracle.promised(),
             opens: world.oracle.opens,
         }),
-        Err(Violation(what)) => Err(Box::new(Failure { seed, at: world.now, what, options })),
+        Err(Violation(what)) => Err(failure(seed, &world, what)),
     }
 }
 

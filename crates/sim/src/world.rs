@@ -27,7 +27,7 @@ const INSTANCE_TURN_MICROS: u64 = 12_000;
 
 /// Something that happens at a time.
 #[derive(Debug)]
-enum Happening {
+pub(crate) enum Happening {
     /// A request arrives at a node.
     Request { node: usize, life: u64, route: Route, message: Message },
     /// An answer arrives at an instance.
@@ -44,6 +44,8 @@ enum Happening {
     Restart { node: usize },
     /// A node learns late of a group it is to hold.
     Create { node: usize, spec: SegmentSpec },
+    /// Three nodes are struck.
+    Strike { nodes: Vec<usize> },
     /// An instance's turn.
     Turn { instance: usize },
     /// The nemesis's turn.
@@ -94,8 +96,8 @@ pub struct World<R: Rules> {
     pub oracle: Oracle,
     /// What happened.
     pub trace: Trace,
-    epoch: Epoch,
-    geometry: Vec<GroupMembers>,
+    pub(crate) epoch: Epoch,
+    pub(crate) geometry: Vec<GroupMembers>,
     /// No faults any more.
     pub calm: bool,
     /// Writers submit no more.
@@ -147,7 +149,7 @@ impl<R: Rules> World<R> {
         world
     }
 
-    fn schedule(&mut self, delay: u64, what: Happening) {
+    pub(crate) fn schedule(&mut self, delay: u64, what: Happening) {
         self.number += 1;
         let entry = Entry { at: self.now + delay, number: self.number, what };
         self.queue.push(Reverse(entry));
@@ -164,7 +166,7 @@ impl<R: Rules> World<R> {
     }
 
     /// Chooses six members for the next group.
-    fn plan_group(&mut self) -> (GroupSetup, Vec<(usize, SegmentSpec)>) {
+    pub(crate) fn plan_group(&mut self) -> (GroupSetup, Vec<(usize, SegmentSpec)>) {
         let group = GroupId(self.geometry.len() as u32);
         let first = self.rng.below(self.names.len() as u64) as usize;
         let chosen: Vec<usize> = (0..6).map(|i| (first + i) % self.names.len()).collect();
@@ -261,6 +263,7 @@ impl<R: Rules> World<R> {
             }
             Happening::Restart { node } => self.restart(node),
             Happening::Create { node, spec } => self.nodes[node].create(spec),
+            Happening::Strike { nodes } => self.strike(&nodes),
             Happening::Turn { instance } => self.turn(instance)?,
             Happening::Nemesis => self.nemesis(),
         }
@@ -537,100 +540,12 @@ impl<R: Rules> World<R> {
         (0..self.instances.len()).rev().find(|instance| self.instances[*instance].alive())
     }
 
-    fn nemesis(&mut self) {
-        let delay = self.rng.between(self.options.turn_micros / 2, self.options.turn_micros);
-        self.schedule(delay, Happening::Nemesis);
-        if self.newest().is_none() {
-            self.open();
-        }
-        if self.calm {
-            return;
-        }
-        let options = self.options.clone();
-        if self.rng.chance(300) {
-            self.net.mend_some(&mut self.rng);
-        }
-        if self.rng.chance(options.partitions) {
-            self.partition();
-        }
-        let node = self.rng.below(self.nodes.len() as u64) as usize;
-        if self.rng.chance(options.wipes) && self.may_wipe(node) {
-            let back = self.rng.between(5_000, 400_000);
-            self.crash(node, true, Some(back));
-        } else if self.rng.chance(options.crashes) {
-            let back = self.rng.between(5_000, 700_000);
-            self.crash(node, false, Some(back));
-        } else if self.rng.chance(options.pauses) {
-            self.nodes[node].paused_until = self.now + self.rng.between(5_000, 400_000);
-        }
-        if self.rng.chance(options.flushes) {
-            for group in self.nodes[node].copies.keys().copied().collect::<Vec<_>>() {
-                self.nodes[node].flush(group);
-            }
-        }
-        self.trouble_instances(&options);
-        if self.rng.chance(options.growth) && self.geometry.len() < 5 {
-            self.grow();
-        }
-    }
-
-    fn trouble_instances(&mut self, options: &Options) {
-        let Some(newest) = self.newest() else { return };
-        if self.rng.chance(options.pauses) {
-            self.instances[newest].paused_until = self.now + self.rng.between(5_000, 600_000);
-        }
-        if self.rng.chance(options.kills) {
+    /// Kills the newest instance.
+    pub fn kill_newest(&mut self) {
+        if let Some(newest) = self.newest() {
             self.trace.note("kill", &[newest as u64], || "the newest instance is killed".into());
             self.instances[newest].role = Role::Dead;
         }
-        if self.rng.chance(options.failovers) {
-            self.open();
-        }
-    }
-
-    /// Never more copies are lost than three full ones of each group outlive.
-    fn may_wipe(&self, node: usize) -> bool {
-        let blank = self.nodes.iter().filter(|other| other.is_blank()).count();
-        self.nodes[node].up && !self.nodes[node].is_blank() && blank < 2
-    }
-
-    fn partition(&mut self) {
-        let ends: Vec<End> = (0..self.nodes.len())
-            .map(End::Node)
-            .chain((0..self.instances.len()).rev().take(2).map(End::Instance))
-            .collect();
-        let Some(one) = self.rng.pick(&ends).copied() else { return };
-        let (whole, both) = (self.rng.chance(300), self.rng.chance(500));
-        for other in ends {
-            if other != one && (whole || self.rng.chance(400)) {
-                self.net.cut(one, other);
-                if both {
-                    self.net.cut(other, one);
-                }
-            }
-        }
-    }
-
-    /// The current writer adds a group: four members at once, the others when they hear of it.
-    fn grow(&mut self) {
-        let Some(newest) = self.newest() else { return };
-        let instance = &self.instances[newest];
-        let sleeps = instance.paused_until > self.now;
-        if sleeps || instance.epoch != self.epoch || !matches!(instance.role, Role::Writing(..)) {
-            return;
-        }
-        let (setup, specs) = self.plan_group();
-        self.trace
-            .note("grow", &[setup.group.0.into()], || format!("group {} is added", setup.group));
-        for (place, (node, spec)) in specs.into_iter().enumerate() {
-            if place < 4 {
-                self.nodes[node].create(spec);
-            } else {
-                let delay = self.rng.between(1_000, 300_000);
-                self.schedule(delay, Happening::Create { node, spec });
-            }
-        }
-        self.instances[newest].grow(setup);
     }
 
     /// Ends all faults; nodes held down stay down, the others come back.
