@@ -4,8 +4,10 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 /// The reading end; kept open for writing too, so that it never reports an end.
@@ -39,6 +41,14 @@ impl Bell {
     #[must_use]
     pub fn descriptor(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+
+    /// Waits for a ring, and for nothing else.
+    #[must_use]
+    pub fn rings_within(&self, limit: Duration) -> bool {
+        let limit = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
+        let mut watched = [PollFd::new(&self.fd, PollFlags::IN)];
+        matches!(poll(&mut watched, Some(&limit)), Ok(ready) if ready > 0)
     }
 
     /// Takes every ring so far.

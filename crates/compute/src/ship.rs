@@ -29,6 +29,10 @@ use crate::volume_log::{LogError, VolumeLog};
 use crate::volume_view::Shared;
 use crate::wal_tail::WalTail;
 
+/// Once everything is durable, the last two of six acknowledgements are not worth waking up for one
+/// by one: for so long only PostgreSQL can wake the loop.
+const STRAGGLERS: Duration = Duration::from_millis(2);
+
 /// What other threads ask of the driver's.
 #[derive(Debug)]
 pub enum Order {
@@ -122,10 +126,14 @@ impl Shipper {
             self.publish();
             let timeout = if !all_read {
                 Duration::from_millis(5) // until acknowledgements make room
-            } else if self.board.prepare_sleep(self.handled) {
-                self.log.idle()
-            } else {
+            } else if !self.board.prepare_sleep(self.handled) {
                 Duration::ZERO
+            } else if self.waiting.is_empty() && self.bell.rings_within(STRAGGLERS) {
+                self.board.awake();
+                self.bell.silence();
+                continue; // the stragglers' acknowledgements are taken with the next batch's
+            } else {
+                self.log.idle()
             };
             let rang = self.log.turn(timeout)?;
             self.board.awake();

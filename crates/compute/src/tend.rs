@@ -1,11 +1,12 @@
 //! Everything that may be slow: heartbeats, growth of the volume, addresses, `ALTER SYSTEM`, and the
-//! check that nothing was flushed behind the driver's back.
+//! check that nothing was flushed behind the driver's back. Three threads, so that neither a control
+//! plane that is making segments nor a server that does not answer silences the heartbeat.
 //!
 //! - R3: PostgreSQL's flush position is compared with what the driver has published; when it is
 //!   ahead, some write went round the preload library, and the server is fenced.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -49,7 +50,7 @@ pub struct Tender {
     /// The epoch's timeline.
     pub timeline: Timeline,
     /// The geometry known.
-    pub geometry_epoch: u64,
+    pub geometry_epoch: AtomicU64,
     /// To the driver's thread.
     pub orders: Sender<Order>,
     /// Wakes it.
@@ -70,32 +71,42 @@ impl std::fmt::Debug for Tender {
 
 impl Tender {
     /// Runs until the daemon stops.
-    pub fn run(mut self) {
-        let now = Instant::now();
-        let (mut beat, mut files, mut flush) = (now, now, now + FLUSH_CHECK_EVERY);
-        let mut stamp = self.auto_conf_stamp();
-        let mut session = None;
+    pub fn run(self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.every(LOOK_EVERY, || self.grow()));
+            scope.spawn(|| self.watch_server());
+            self.every(BEAT_EVERY, || self.heartbeat());
+        });
+        self.heartbeat();
+    }
+
+    /// Repeats `work` until the daemon stops, which is noticed soon.
+    fn every(&self, pause: Duration, mut work: impl FnMut()) {
+        let mut due = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            let now = Instant::now();
-            self.grow();
-            if now >= beat {
-                beat = now + BEAT_EVERY;
-                self.heartbeat();
-            }
-            if now >= files {
-                files = now + FILES_EVERY;
-                let found = self.auto_conf_stamp();
-                if found != stamp && found.is_some() && self.persist_auto_conf(&mut session) {
-                    stamp = found;
-                }
-            }
-            if now >= flush {
-                flush = now + FLUSH_CHECK_EVERY;
-                self.check_flush(&mut session);
+            if Instant::now() >= due {
+                work();
+                due = Instant::now() + pause;
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        self.heartbeat();
+    }
+
+    /// What is asked of PostgreSQL in a session of our own.
+    fn watch_server(&self) {
+        let mut session = None;
+        let mut stamp = self.auto_conf_stamp();
+        let mut check_at = Instant::now() + FLUSH_CHECK_EVERY;
+        self.every(FILES_EVERY, || {
+            let found = self.auto_conf_stamp();
+            if found != stamp && found.is_some() && self.persist_auto_conf(&mut session) {
+                stamp = found;
+            }
+            if Instant::now() >= check_at {
+                check_at = Instant::now() + FLUSH_CHECK_EVERY;
+                self.check_flush(&mut session);
+            }
+        });
     }
 
     fn account(&self) -> Account {
@@ -116,7 +127,7 @@ impl Tender {
         }
     }
 
-    fn heartbeat(&mut self) {
+    fn heartbeat(&self) {
         let account = self.account();
         let positions = self.shared.positions();
         let beat = InstanceHeartbeat {
@@ -149,7 +160,7 @@ impl Tender {
     }
 
     /// Learns new groups, and where nodes are now.
-    fn refresh(&mut self, geometry_epoch: u64) {
+    fn refresh(&self, geometry_epoch: u64) {
         let info = match self.control.volume(self.shared.volume()) {
             Ok(info) => info,
             Err(error) => {
@@ -162,8 +173,8 @@ impl Tender {
                 self.order(Order::Address(member.node, member.address.clone()));
             }
         }
-        if geometry_epoch > self.geometry_epoch {
-            self.geometry_epoch = info.geometry_epoch;
+        if geometry_epoch > self.geometry_epoch.load(Ordering::SeqCst) {
+            self.geometry_epoch.fetch_max(info.geometry_epoch, Ordering::SeqCst);
             for group in info.groups {
                 self.order(Order::AddGroup(group));
             }
@@ -171,15 +182,17 @@ impl Tender {
     }
 
     /// Asks for the next group in good time.
-    fn grow(&mut self) {
+    fn grow(&self) {
         if !self.shared.router().catalog.wants_group() {
             return;
         }
-        let wish =
-            AddGroup { epoch: self.shared.epoch().0, expected_geometry: self.geometry_epoch };
+        let wish = AddGroup {
+            epoch: self.shared.epoch().0,
+            expected_geometry: self.geometry_epoch.load(Ordering::SeqCst),
+        };
         match self.control.add_group(self.shared.volume(), &wish) {
             Ok(added) => {
-                self.geometry_epoch = added.geometry_epoch;
+                self.geometry_epoch.fetch_max(added.geometry_epoch, Ordering::SeqCst);
                 let group = added.group.id;
                 for member in &added.group.members {
                     self.shared.set_address(member.node, &member.address);

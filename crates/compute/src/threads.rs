@@ -154,7 +154,7 @@ impl Threads {
             control: host.control.clone(),
             shared,
             timeline: attachment.timeline,
-            geometry_epoch,
+            geometry_epoch: geometry_epoch.into(),
             orders,
             waker: Arc::clone(&waker),
             account: Arc::clone(&account),
