@@ -24,7 +24,7 @@ fn a_volume_of_small_groups_grows_survives_kills_and_keeps_records_whole() -> Re
     }
     cluster.kill("a1", "KILL")?;
     cluster.kill("a2", "KILL")?;
-    pgbench(&cluster, &["-c", "4", "-t", "100"])?;
+    pgbench(&cluster, &["-n", "-c", "4", "-t", "100"])?;
     cluster.start("a1")?;
     cluster.start("a2")?;
     check_pgbench_sums(&cluster)?;
