@@ -197,6 +197,12 @@ impl VolumeLog {
         if self.adopt_at <= Instant::now() {
             self.adopt();
         }
+        // A gap that gossip fills is acknowledged only when the writer speaks: with two members away
+        // a commit would wait for the next one's batch.
+        if self.writer.lead_bytes() > 0 && self.last_sent.elapsed() >= ANNOUNCE_AFTER {
+            self.writer.announce();
+            self.send();
+        }
         self.share();
         Ok(rang)
     }
@@ -210,7 +216,7 @@ impl VolumeLog {
             self.age(now, vdl);
         }
         if vdl <= self.announced {
-            return IDLE;
+            return if self.writer.lead_bytes() > 0 { ANNOUNCE_AFTER } else { IDLE };
         }
         let quiet = now.duration_since(self.last_sent);
         if quiet < ANNOUNCE_AFTER {
@@ -301,7 +307,8 @@ impl VolumeLog {
                 return Err(self.fenced(report.sealed));
             }
             Message::Report { segment, report } => {
-                if report.full && report.history.last_epoch() == epoch {
+                // One that is being rebuilt too: only batches and announcements make it whole.
+                if report.history.last_epoch() == epoch {
                     self.writer.on_ack(node, segment.group, epoch, report.scl);
                     self.note_scl(segment.group, node);
                 }
