@@ -66,10 +66,10 @@ impl Sixfold {
         let started = Instant::now();
         self.command(&["dev", "start", "writer"])?;
         loop {
-            if let Ok(mut client) = connect(self.port) {
-                if client.simple_query("select 1").is_ok() {
-                    return Ok(started.elapsed());
-                }
+            if let Ok(mut client) = connect(self.port)
+                && client.simple_query("select 1").is_ok()
+            {
+                return Ok(started.elapsed());
             }
             ensure!(started.elapsed() < Duration::from_secs(120), "the writer does not come back");
             std::thread::sleep(Duration::from_millis(5));
