@@ -350,16 +350,13 @@ impl<'a> Daemon<'a> {
         })?;
         let ready = WriterReady { epoch: attachment.epoch.0, timeline: attachment.timeline.0 };
         let volume: VolumeId = attachment.volume;
-        crate::open::patiently("declare the writer ready", &signals::asked_to_stop, || {
+        let give_up = || signals::asked_to_stop() || threads.check().is_err();
+        crate::open::patiently("declare the writer ready", &give_up, || {
             self.host.control.writer_ready(volume, &ready)
         })?;
         threads.set(|account| account.state = "ready");
         tracing::info!(port = self.host.config.port, epoch = %attachment.epoch, "ready for writes");
-        if let Err(error) = Spares::sweep(&self.host.config.dir)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "cannot delete the directory before");
-        }
+        Spares::sweep_later(&self.host.config.dir)?;
         let mut stopping: Option<Instant> = None;
         loop {
             if server.ended_within(Duration::from_millis(50)) {

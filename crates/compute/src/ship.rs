@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -133,6 +133,7 @@ impl Shipper {
                 self.bell.silence();
                 continue; // the stragglers' acknowledgements are taken with the next batch's
             } else {
+                self.board.beat(micros());
                 self.log.idle()
             };
             let rang = self.log.turn(timeout)?;
@@ -220,4 +221,10 @@ impl Shipper {
             }
         }
     }
+}
+
+/// The wall clock in microseconds since 1970.
+fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }

@@ -81,7 +81,6 @@ impl Skeleton {
     pub fn begin(instance: &Path) -> anyhow::Result<Skeleton> {
         let pgdata = instance.join("pgdata");
         Spares::move_aside(instance, &["pgdata", "tablespaces"])?;
-        make_directory(&instance.join("run"))?;
         make_directory(&instance.join("tablespaces"))?;
         make_directory(&pgdata)?;
         for name in DIRECTORIES {

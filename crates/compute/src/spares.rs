@@ -86,6 +86,20 @@ impl Spares {
         fs::rename(&spare, path)
     }
 
+    /// Deletes what is left over, in a thread of its own: nobody waits for it.
+    ///
+    /// # Errors
+    /// When the thread cannot be had.
+    pub fn sweep_later(instance: &Path) -> io::Result<()> {
+        let instance = instance.to_owned();
+        let work = move || match Spares::sweep(&instance) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, "cannot delete the directory before"),
+        };
+        std::thread::Builder::new().name("sweep".to_owned()).spawn(work).map(drop)
+    }
+
     /// Deletes what is left over.
     ///
     /// # Errors

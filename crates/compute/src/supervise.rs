@@ -16,6 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::settings::OWNED;
+use crate::skeleton::make_directory;
+
+/// Longest path of a socket, with its final zero.
+const SOCKET_PATH_MAX: usize = 108;
 
 /// How to start and reach a server.
 #[derive(Debug, Clone)]
@@ -39,6 +43,18 @@ impl ServerConfig {
         self.instance.join("pgdata")
     }
 
+    /// Directory of the server's socket: in the instance, unless that makes a longer path than a
+    /// socket can have.
+    #[must_use]
+    pub fn socket_directory(&self) -> PathBuf {
+        let usual = self.instance.join("run");
+        if usual.as_os_str().len() + ".s.PGSQL.65535.lock".len() < SOCKET_PATH_MAX {
+            return usual;
+        }
+        let name = crc32c::crc32c(usual.as_os_str().as_encoded_bytes());
+        std::env::temp_dir().join(format!("sixfold-{name:08x}"))
+    }
+
     /// The server's log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -51,7 +67,7 @@ impl ServerConfig {
     /// When the server does not take it.
     pub fn connect(&self) -> Result<postgres::Client, postgres::Error> {
         postgres::Config::new()
-            .host_path(self.instance.join("run"))
+            .host_path(self.socket_directory())
             .port(self.port)
             .user("postgres")
             .dbname("postgres")
@@ -90,7 +106,9 @@ impl Server {
             command.arg("-c").arg(format!("{name}={value}"));
         };
         set("listen_addresses", &config.listen);
-        set("unix_socket_directories", &config.instance.join("run").to_string_lossy());
+        let sockets = config.socket_directory();
+        make_directory(&sockets)?;
+        set("unix_socket_directories", &sockets.to_string_lossy());
         OWNED.iter().for_each(|(name, value)| set(name, value));
         if let Some(shim) = &config.shim {
             command.env("LD_PRELOAD", shim);
@@ -184,8 +202,7 @@ impl Server {
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
         let mut told = begun;
-        let socket =
-            self.config.instance.join("run").join(format!(".s.PGSQL.{}", self.config.port));
+        let socket = self.config.socket_directory().join(format!(".s.PGSQL.{}", self.config.port));
         loop {
             tick()?;
             let mut last = "it does not listen yet".to_owned();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mio::Waker;
 use registry::{AddGroup, Client, InstanceHeartbeat, InstanceRole};
+use seam::SharedBoard;
 use types::{Lsn, Timeline};
 
 use crate::catalog::file;
@@ -57,6 +58,8 @@ pub struct Tender {
     pub waker: Arc<Waker>,
     /// The supervisor's account.
     pub account: Arc<Mutex<Account>>,
+    /// The board, to be fenced at once when a newer epoch is heard of.
+    pub board: SharedBoard,
     /// Set when a newer epoch was heard of, with the reason.
     pub fenced: Arc<Mutex<Option<String>>>,
     /// Set when the daemon stops.
@@ -116,6 +119,7 @@ impl Tender {
     fn fence(&self, reason: String) {
         let mut fenced = self.fenced.lock().unwrap_or_else(PoisonError::into_inner);
         fenced.get_or_insert(reason);
+        self.board.fence();
     }
 
     fn order(&self, order: Order) {

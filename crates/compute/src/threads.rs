@@ -158,6 +158,7 @@ impl Threads {
             orders,
             waker: Arc::clone(&waker),
             account: Arc::clone(&account),
+            board,
             fenced: Arc::clone(&fenced),
             stop: Arc::clone(&stop),
         };
