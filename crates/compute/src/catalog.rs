@@ -199,7 +199,7 @@ impl Catalog {
         &self.prepared
     }
 
-    /// A small file, by its number in [`file`].
+    /// A small file, by its number in [`mod@file`].
     #[must_use]
     pub fn file(&self, number: u32) -> Option<&Bytes> {
         self.files.get(&number)

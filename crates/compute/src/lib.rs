@@ -6,7 +6,7 @@
 //! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`spares`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host);
-//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`run`] (PostgreSQL and the
+//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
 //! daemon's life).
 
 pub mod attach;

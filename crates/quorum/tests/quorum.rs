@@ -1,5 +1,4 @@
 //! Facts about sets and points, by enumeration of all sets of six.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use quorum::{Ledger, MemberSet, Rule, Scls, gcl, reached_by};
 use types::{GroupId, Lsn, MemberIndex, Span};

@@ -1,6 +1,6 @@
 //! The hot log that all segments of a node share: a ring of zeroed files.
 //!
-//! Reading order: [`unit`] (bytes of one durable write), [`ring`] (appending), [`replay`].
+//! Reading order: [`mod@unit`] (bytes of one durable write), [`ring`] (appending), [`replay`].
 
 pub(crate) mod replay;
 pub(crate) mod ring;

@@ -1,6 +1,6 @@
 //! Immutable page files: versions sorted by key, then place.
 //!
-//! Reading order: [`block`] (entries), [`writer`], [`file`] (lookups), [`cursor`] (reading in order).
+//! Reading order: [`block`] (entries), [`writer`], [`mod@file`] (lookups), [`cursor`] (reading in order).
 
 pub(crate) mod block;
 pub(crate) mod cursor;
