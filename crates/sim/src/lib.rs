@@ -1,11 +1,12 @@
 //! A deterministic world for the protocol: the real writer, segments and recoveries in simulated
 //! time, over a simulated network and simulated disks, with one checker a promise.
 //!
-//! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis` (its faults),
+//! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis` and `endings` (its faults),
 //! [`node`], [`disk`], [`instance`], [`net`], [`oracle`] (the checkers), [`planted`] (bugs that must
 //! be caught), [`rng`], [`trace`].
 
 pub mod disk;
+mod endings;
 pub mod instance;
 mod nemesis;
 pub mod net;
