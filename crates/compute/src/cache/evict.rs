@@ -30,6 +30,8 @@ const DURABLE_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long eviction may fail before it is reported; a server that starts cannot be asked yet.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
+/// LSN of pages that a GiST build has not logged yet (`GistBuildLSN`, `access/gist.h`).
+const GIST_BUILD_LSN: Lsn = Lsn(1);
 /// WAL page headers: in front of a page, and of a segment's first page.
 const WAL_PAGE: u64 = 8192;
 const SHORT_HEADER: u64 = 24;
@@ -229,9 +231,11 @@ impl Evictor {
         Ok(())
     }
 
-    /// Rule R4b: those blocks whose LSN is real and is that of storage's newest version. A record
-    /// may change a page without moving its LSN; storage's version is then above the LSN of its
-    /// page, and the page itself has to be asked for.
+    /// Rule R4b: those blocks whose LSN is real and not above that of storage's newest version.
+    ///
+    /// Storage's version lies above the local page in two cases, and both may go. A record may
+    /// change a page without moving its LSN. Or PostgreSQL holds the newer page in its buffers and
+    /// has not written it yet: nobody reads this copy before it does.
     fn judge(
         &self,
         local: &Local,
@@ -244,7 +248,6 @@ impl Evictor {
         };
         let versions = self.source.versions(rel, fork, &in_fork(blocks))?;
         let mut verdicts = Vec::new();
-        let mut doubtful = Vec::new();
         for (block, version) in blocks.iter().zip(versions) {
             let mut content = [0; BLOCK];
             let lsn = match local.read(*block, &mut content) {
@@ -253,23 +256,17 @@ impl Evictor {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(error) => return Err(error.into()),
             };
-            match version {
-                _ if lsn == Lsn::ZERO || page::is_sequence(&content) => {}
-                Some(version) if version == lsn && !compare => {
-                    verdicts.push(Verdict { block: *block, lsn, stored: None });
-                }
-                Some(version) if version >= lsn => doubtful.push((*block, lsn)),
-                _ => {}
+            let real = lsn > GIST_BUILD_LSN && !page::is_sequence(&content);
+            if real && version.is_some_and(|version| version >= lsn) {
+                verdicts.push(Verdict { block: *block, lsn, stored: None });
             }
         }
-        if doubtful.is_empty() {
-            return Ok(verdicts);
-        }
-        let asked: Vec<u32> = doubtful.iter().map(|(block, _)| *block).collect();
-        let pages = self.source.pages(rel, fork, &in_fork(&asked))?;
-        for ((block, lsn), stored) in doubtful.into_iter().zip(pages) {
-            if stored.as_ref().is_some_and(|stored| page::lsn_of(stored) == lsn) {
-                verdicts.push(Verdict { block, lsn, stored });
+        if compare && !verdicts.is_empty() {
+            let asked: Vec<u32> = verdicts.iter().map(|verdict| verdict.block).collect();
+            let pages = self.source.pages(rel, fork, &in_fork(&asked))?;
+            for (verdict, stored) in verdicts.iter_mut().zip(pages) {
+                // Only versions of one LSN can be compared.
+                verdict.stored = stored.filter(|stored| page::lsn_of(stored) == verdict.lsn);
             }
         }
         Ok(verdicts)
