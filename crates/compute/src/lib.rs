@@ -4,7 +4,7 @@
 //! Reading order: [`catalog`], [`draft`], [`xids`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
 //! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`],
-//! [`pages`], [`startpoint`], [`skeleton`], [`spares`], [`import`], [`create`] (opening and creating a volume);
+//! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host);
 //! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
 //! daemon's life).
@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod config;
 pub mod copy;
 pub mod create;
+pub mod directories;
 pub mod draft;
 pub mod import;
 pub mod links;
@@ -28,7 +29,6 @@ pub mod settings;
 pub mod ship;
 pub mod signals;
 pub mod skeleton;
-pub mod spares;
 pub mod startpoint;
 pub mod supervise;
 pub mod tend;

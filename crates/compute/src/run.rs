@@ -16,6 +16,7 @@ use crate::attach::Attachment;
 use crate::catalog::{Catalog, file};
 use crate::config::ComputeConfig;
 use crate::create::create_database;
+use crate::directories;
 use crate::links::Links;
 use crate::metrics::DriverMetrics;
 use crate::open::{Volume, find_volume, open_volume};
@@ -23,7 +24,6 @@ use crate::pages::PageReader;
 use crate::router::Router;
 use crate::signals::check_stop;
 use crate::skeleton::{Contents, Skeleton, make_directory, sparse_file};
-use crate::spares::Spares;
 use crate::startpoint::{StartPoint, start_point};
 use crate::supervise::{Server, ServerConfig};
 use crate::threads::{Host, Threads};
@@ -239,9 +239,8 @@ impl<'a> Daemon<'a> {
 
     /// The skeleton, the shared memory and the bell.
     fn lay_out(&self, catalog: &Catalog, point: &StartPoint) -> anyhow::Result<SharedBoard> {
-        let shm = self.host.config.dir.join("shm");
-        Spares::move_aside(&self.host.config.dir, &["shm/maps"])?;
-        make_directory(&shm.join("maps"))?;
+        directories::move_aside(&self.host.config.dir, &["shm/maps"])?;
+        directories::make_afresh(&self.host.config.dir, "shm/maps")?;
         let board = Board::create(&self.host.instance, Mode::Write, point.segment_size.into())
             .map_err(|error| anyhow!("{error}"))?;
         let auto = catalog.file(file::AUTO_CONF).cloned().unwrap_or_default();
@@ -257,17 +256,12 @@ impl<'a> Daemon<'a> {
             auto_configuration: auto,
             authentication: settings::HBA.to_owned(),
         };
-        let mut spares = Spares::collect(&self.host.config.dir)?;
-        let own = std::process::id(); // a map is made under a name that ends in this
         // The directory was begun when the volume was opened: SLRU pages are in it already.
         Skeleton::resume(&self.host.config.dir).finish(
             catalog,
             &contents,
             &mut |path, name, blocks| {
-                spares.place(path)?;
                 sparse_file(path, blocks)?;
-                let map = format!("{}.new{own}", self.host.instance.map(name).as_str());
-                spares.place(Path::new(&map))?;
                 // Empty files have a map too: without one they could grow and never be evicted.
                 seam::Map::create_absent(&self.host.instance, name, blocks)
                     .map_err(|errno| anyhow!(std::io::Error::from_raw_os_error(errno)))?;
@@ -356,7 +350,7 @@ impl<'a> Daemon<'a> {
         })?;
         threads.set(|account| account.state = "ready");
         tracing::info!(port = self.host.config.port, epoch = %attachment.epoch, "ready for writes");
-        Spares::sweep_later(&self.host.config.dir)?;
+        directories::sweep_later(&self.host.config.dir)?;
         let mut stopping: Option<Instant> = None;
         loop {
             if server.ended_within(Duration::from_millis(50)) {

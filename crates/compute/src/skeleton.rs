@@ -18,7 +18,7 @@ use seam::name::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, TABLESPACE_DIRECTORY};
 use seam::{BLOCKS_PER_SEGMENT, SegmentName};
 
 use crate::catalog::{BLOCK_BYTES, Catalog, file};
-use crate::spares::Spares;
+use crate::directories;
 
 /// Directories of every data directory.
 const DIRECTORIES: &[&str] = &[
@@ -80,9 +80,9 @@ impl Skeleton {
     /// When the file system refuses.
     pub fn begin(instance: &Path) -> anyhow::Result<Skeleton> {
         let pgdata = instance.join("pgdata");
-        Spares::move_aside(instance, &["pgdata", "tablespaces"])?;
-        make_directory(&instance.join("tablespaces"))?;
-        make_directory(&pgdata)?;
+        directories::move_aside(instance, &["pgdata", "tablespaces"])?;
+        directories::make_afresh(instance, "tablespaces")?;
+        directories::make_afresh(instance, "pgdata")?;
         for name in DIRECTORIES {
             make_directory(&pgdata.join(name))?;
         }
