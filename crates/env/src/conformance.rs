@@ -12,6 +12,7 @@ use crate::recipes;
 /// When the disk breaks the contract.
 pub fn check_disk(disk: &dyn Disk, root: &Path) {
     files_hold_what_was_written(disk, root).expect("files");
+    whole_sectors_and_other_writes_mix(disk, root).expect("sectors");
     names_follow_renames_and_removals(disk, root).expect("names");
     errors_say_what_they_are(disk, root);
     recipes_leave_what_they_promise(disk, root).expect("recipes");
@@ -43,6 +44,35 @@ fn files_hold_what_was_written(disk: &dyn Disk, root: &Path) -> Result<(), DiskE
     assert_eq!(last, [b'x']);
     assert!(again.write_at(0, &[IoSlice::new(b"no")]).is_err(), "opened to read");
     Ok(())
+}
+
+/// Durable writes of whole sectors may take another way to the disk: reads see them all the same.
+fn whole_sectors_and_other_writes_mix(disk: &dyn Disk, root: &Path) -> Result<(), DiskError> {
+    let path = root.join("sectors");
+    let file = recipes::create_zeroed(disk, &path, 16384)?;
+    let mut expected = vec![0; 16384];
+    let mut write = |at: usize, bytes: &[u8], durable: bool| {
+        expected[at..at + bytes.len()].copy_from_slice(bytes);
+        let (head, tail) = bytes.split_at(bytes.len() / 3);
+        let slices = [IoSlice::new(head), IoSlice::new(tail)];
+        match durable {
+            true => file.write_at_durable(at as u64, &slices)?,
+            false => file.write_at(at as u64, &slices)?,
+        }
+        let mut found = vec![1; 16384];
+        file.read_at(0, &mut found)?;
+        assert!(found == expected, "after {} bytes at {at}", bytes.len());
+        Ok::<(), DiskError>(())
+    };
+    write(512, &[1; 512], true)?;
+    write(700, &[2; 100], false)?;
+    write(1024, &[3; 4096], true)?;
+    write(1000, &[4; 700], true)?;
+    write(512, &[5; 1536], true)?;
+    write(15872, &[6; 512], true)?;
+    let read_only = disk.open(&path, Mode::Read)?;
+    assert!(read_only.write_at_durable(0, &[IoSlice::new(&[7; 512])]).is_err(), "opened to read");
+    disk.remove(&path)
 }
 
 fn names_follow_renames_and_removals(disk: &dyn Disk, root: &Path) -> Result<(), DiskError> {
