@@ -1,9 +1,9 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor. Rules D1 to D19 are in the README; comments cite them.
+//! supervisor. Rules D1 to D20 are in the README; comments cite them.
 //!
 //! Reading order: [`catalog`], [`draft`], [`xids`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
-//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`],
+//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host);
 //! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
@@ -23,6 +23,7 @@ pub mod links;
 pub mod metrics;
 pub mod open;
 pub mod pages;
+pub mod recover;
 pub mod router;
 pub mod run;
 pub mod settings;

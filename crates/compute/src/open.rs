@@ -8,20 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use link::Party;
 use pgwal::keys::{Key, Slru};
-use protocol::{Command, Event, Opened, Recovery, Timelines};
+use protocol::{Opened, Timelines};
 use registry::{Client, CreateVolume, OpenVolume, VolumeInfo};
-use types::{Epoch, GroupId, Lsn, MembershipEpoch, NodeId, SegmentId, Timeline};
-use wire::Message;
+use types::{GroupId, Lsn, NodeId, SegmentId, Timeline};
 
 use crate::catalog::Catalog;
-use crate::links::{LinkEvent, Links};
+use crate::links::Links;
 use crate::pages::{PageReader, ReadAt};
-use crate::volume_log::members;
+use crate::recover::recover;
 use crate::volume_view::{GroupView, Positions};
 
-/// Unanswered questions are asked again after this long.
-const TICK: Duration = Duration::from_millis(250);
 /// How often a wait is explained.
 const EXPLAIN: Duration = Duration::from_secs(2);
 
@@ -89,88 +87,14 @@ pub fn open_volume(
     instance: &str,
     expected_epoch: Option<u64>,
     timelines: Timelines,
-    mut links: Links,
+    party: &Party,
     stop: &dyn Fn() -> bool,
 ) -> anyhow::Result<Volume> {
-    let wish = OpenVolume { instance: instance.to_owned(), expected_epoch };
-    let info = patiently("open the volume", stop, || control.open_volume(volume.id, &wish))?;
-    let epoch = Epoch(info.epoch);
-    tracing::info!(volume = %info.id, %epoch, groups = info.groups.len(), "opening the volume");
-    let mut groups = Vec::new();
-    for group in &info.groups {
-        let nodes = members(group)
-            .with_context(|| format!("group {} has {} members", group.id, group.members.len()))?;
-        groups.push((GroupId(group.id), MembershipEpoch(group.membership_epoch), nodes));
-        for member in &group.members {
-            links.add(member.node, &member.address);
-        }
-    }
-    let recovery = Recovery::new(info.id, epoch, groups, timelines);
-    let opened = recover(recovery, &mut links, stop)?;
-    tracing::info!(%epoch, vdl = %opened.vdl.end, timeline = %opened.timeline(), "volume open");
-    Ok(Volume { info, opened, links })
-}
-
-fn recover(
-    mut recovery: Recovery,
-    links: &mut Links,
-    stop: &dyn Fn() -> bool,
-) -> anyhow::Result<Opened> {
-    for node in links.nodes().collect::<Vec<_>>() {
-        if !links.is_up(node) {
-            recovery.handle(Event::Unreachable { node });
-        }
-    }
-    let mut events = Vec::new();
-    let (mut ticked, mut told) = (Instant::now(), Instant::now());
-    loop {
-        while let Some(Command::Send { node, message }) = recovery.poll() {
-            if !links.send(node, group_of(&message), &message) {
-                recovery.handle(Event::Unreachable { node });
-            }
-        }
-        links.flush(&mut events);
-        if let Some(outcome) = recovery.outcome() {
-            return outcome.context("the volume cannot be opened in this epoch");
-        }
-        let timeout = if events.is_empty() { TICK } else { Duration::ZERO };
-        links.turn(timeout, &mut events)?;
-        for event in events.drain(..) {
-            match event {
-                LinkEvent::Up(node) => recovery.handle(Event::Reachable { node }),
-                LinkEvent::Down(node) => recovery.handle(Event::Unreachable { node }),
-                LinkEvent::Message(node, tag, message) => {
-                    if let Some(event) = Event::of(node, GroupId(tag), message) {
-                        recovery.handle(event);
-                    }
-                }
-                LinkEvent::Barred(node, why) => tracing::error!(%node, why, "a node refuses us"),
-                LinkEvent::Woken | LinkEvent::Bell => {}
-            }
-        }
-        if ticked.elapsed() >= TICK {
-            ticked = Instant::now();
-            recovery.handle(Event::Tick);
-        }
-        if told.elapsed() >= EXPLAIN {
-            told = Instant::now();
-            tracing::info!("still opening: {}", recovery.waiting_for());
-        }
-        if stop() {
-            bail!("asked to stop while opening the volume ({})", recovery.waiting_for());
-        }
-    }
-}
-
-/// The group a recovery message is about.
-fn group_of(message: &Message) -> u32 {
-    match message {
-        Message::Seal { segment, .. }
-        | Message::AskTail { segment, .. }
-        | Message::Adopt { segment, .. }
-        | Message::AskReport { segment } => segment.group.0,
-        _ => 0,
-    }
+    let mut raise = |expected_epoch| {
+        let wish = OpenVolume { instance: instance.to_owned(), expected_epoch };
+        patiently("open the volume", stop, || control.open_volume(volume.id, &wish))
+    };
+    recover(&mut raise, expected_epoch, timelines, party, stop)
 }
 
 impl Volume {

@@ -17,7 +17,6 @@ use crate::catalog::{Catalog, file};
 use crate::config::ComputeConfig;
 use crate::create::create_database;
 use crate::directories;
-use crate::links::Links;
 use crate::metrics::DriverMetrics;
 use crate::open::{Volume, find_volume, open_volume};
 use crate::pages::PageReader;
@@ -177,7 +176,7 @@ impl<'a> Daemon<'a> {
             self.host.config.name.as_str(),
             expected,
             timelines,
-            Links::new(self.host.party(volume))?,
+            &self.host.party(volume),
             &signals::asked_to_stop,
         )
     }

@@ -288,6 +288,13 @@ impl<R: Rules> Recovery<R> {
         self.decision.as_ref().map(|decision| decision.vdl)
     }
 
+    /// Whether it still waits for enough segments to seal. Until then more nodes are all that helps;
+    /// afterwards an attempt that stands still rests on a node that does not answer.
+    #[must_use]
+    pub fn is_sealing(&self) -> bool {
+        self.decision.is_none() && !self.groups.values().all(Group::may_decide)
+    }
+
     /// Takes one event.
     pub fn handle(&mut self, event: Event) {
         if self.outcome.is_some() {
