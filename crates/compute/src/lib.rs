@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`catalog`], [`draft`], [`xids`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
-//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`], [`recover`],
+//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host);
 //! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
@@ -22,6 +22,7 @@ pub mod import;
 pub mod links;
 pub mod metrics;
 pub mod open;
+pub mod opening;
 pub mod pages;
 pub mod recover;
 pub mod router;

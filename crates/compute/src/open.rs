@@ -13,15 +13,20 @@ use pgwal::keys::{Key, Slru};
 use protocol::{Opened, Timelines};
 use registry::{Client, CreateVolume, OpenVolume, VolumeInfo};
 use types::{GroupId, Lsn, NodeId, SegmentId, Timeline};
+use wire::Speaker;
 
 use crate::catalog::Catalog;
 use crate::links::Links;
+use crate::opening::Opening;
 use crate::pages::{PageReader, ReadAt};
 use crate::recover::recover;
 use crate::volume_view::{GroupView, Positions};
 
 /// How often a wait is explained.
 const EXPLAIN: Duration = Duration::from_secs(2);
+
+/// Between two attempts at something that may yet succeed.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A volume that is ours to write.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ pub fn patiently<T>(
         if stop() {
             bail!("asked to stop while trying to {what}");
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -84,17 +89,25 @@ pub fn find_volume(
 pub fn open_volume(
     control: &Client,
     volume: &VolumeInfo,
-    instance: &str,
     expected_epoch: Option<u64>,
     timelines: Timelines,
     party: &Party,
+    opening: &mut Opening,
     stop: &dyn Fn() -> bool,
 ) -> anyhow::Result<Volume> {
-    let mut raise = |expected_epoch| {
-        let wish = OpenVolume { instance: instance.to_owned(), expected_epoch };
-        patiently("open the volume", stop, || control.open_volume(volume.id, &wish))
+    let Speaker::Instance { name: instance, .. } = party.from else {
+        bail!("only an instance opens a volume");
     };
-    recover(&mut raise, expected_epoch, timelines, party, stop)
+    let mut raise = |expected_epoch| {
+        let wish = OpenVolume { instance: instance.to_string(), expected_epoch };
+        let info = patiently("open the volume", stop, || control.open_volume(volume.id, &wish))?;
+        opening.in_epoch(info.epoch);
+        opening.done_with("epoch");
+        Ok(info)
+    };
+    let opened = recover(&mut raise, expected_epoch, timelines, party, stop)?;
+    opening.done_with("recovery");
+    Ok(opened)
 }
 
 impl Volume {

@@ -19,6 +19,7 @@ use crate::create::create_database;
 use crate::directories;
 use crate::metrics::DriverMetrics;
 use crate::open::{Volume, find_volume, open_volume};
+use crate::opening::Opening;
 use crate::pages::PageReader;
 use crate::router::Router;
 use crate::signals::check_stop;
@@ -40,6 +41,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// One line that says why it ended, when it was not asked to.
 pub fn run(config: &ComputeConfig) -> anyhow::Result<()> {
+    let begun = Instant::now();
     signals::install();
     settings::configuration(&config.settings)?;
     for directory in [&config.dir, &config.dir.join("shm")] {
@@ -49,7 +51,7 @@ pub fn run(config: &ComputeConfig) -> anyhow::Result<()> {
     let metrics = Metrics::new("compute", config.name.as_str());
     let http = telemetry::serve_http(&config.http, &metrics, axum::Router::new())?;
     let daemon = Daemon::new(config, &metrics, &http)?;
-    daemon.run()
+    daemon.run(begun)
 }
 
 /// One daemon an instance.
@@ -100,7 +102,7 @@ impl<'a> Daemon<'a> {
         Ok(Daemon { host })
     }
 
-    fn run(&self) -> anyhow::Result<()> {
+    fn run(&self, begun: Instant) -> anyhow::Result<()> {
         let stop = signals::asked_to_stop;
         let volume = find_volume(
             &self.host.control,
@@ -108,9 +110,12 @@ impl<'a> Daemon<'a> {
             self.host.config.group_bytes,
             &stop,
         )?;
+        let mut opening = Opening::begin(&self.host, &volume, begun)?;
         if let Some(server) = Server::running(&self.host.server)? {
-            match self.reattach(&volume) {
-                Ok((threads, attachment)) => return self.supervise(server, threads, &attachment),
+            match self.reattach(&volume, &mut opening) {
+                Ok((threads, attachment)) => {
+                    return self.supervise(server, threads, &attachment, opening);
+                }
                 Err(error) => {
                     let pid = server.pid();
                     let error = format!("{error:#}");
@@ -119,8 +124,8 @@ impl<'a> Daemon<'a> {
                 }
             }
         }
-        let found = self.open(&volume)?;
-        self.serve_fresh(found)
+        let found = self.open(&volume, &mut opening)?;
+        self.serve_fresh(found, opening)
     }
 
     fn end(&self, mut server: Server) -> anyhow::Result<()> {
@@ -135,16 +140,15 @@ impl<'a> Daemon<'a> {
     }
 
     /// Opens the volume with a new epoch and timeline, and fills it first if it is empty.
-    fn open(&self, volume: &VolumeInfo) -> anyhow::Result<Found> {
+    fn open(&self, volume: &VolumeInfo, opening: &mut Opening) -> anyhow::Result<Found> {
         loop {
-            let opened = self.open_once(volume, None, Timelines::NextAfterOr(Timeline(1)))?;
-            let begun = Instant::now();
+            let timelines = Timelines::NextAfterOr(Timeline(1));
+            let opened = self.open_once(volume, None, timelines, opening)?;
             let laid = Skeleton::begin(&self.host.config.dir)?;
-            let cleared = begun.elapsed();
+            opening.done_with("clearing");
             let (catalog, state) = self
                 .catalog(&opened, &mut |slru, page, content| laid.slru_page(slru, page, content))?;
-            let read = begun.elapsed() - cleared;
-            tracing::info!(?cleared, ?read, forks = catalog.forks().count(), "catalog read");
+            opening.done_with("catalog");
             match found(&catalog, state, &opened)? {
                 Some((state, template)) => {
                     return Ok(Found { volume: opened, catalog, state, template });
@@ -154,12 +158,11 @@ impl<'a> Daemon<'a> {
                     volume.id,
                     opened.opened.vdl.end
                 ),
-                None => create_database(
-                    opened,
-                    &self.host.config.pg_bin,
-                    &self.host.config.dir,
-                    &self.host.metrics,
-                )?,
+                None => {
+                    let config = self.host.config;
+                    create_database(opened, &config.pg_bin, &config.dir, &self.host.metrics)?;
+                    opening.done_with("creation");
+                }
             }
         }
     }
@@ -169,14 +172,15 @@ impl<'a> Daemon<'a> {
         volume: &VolumeInfo,
         expected: Option<u64>,
         timelines: Timelines,
+        opening: &mut Opening,
     ) -> anyhow::Result<Volume> {
         open_volume(
             &self.host.control,
             volume,
-            self.host.config.name.as_str(),
             expected,
             timelines,
             &self.host.party(volume),
+            opening,
             &signals::asked_to_stop,
         )
     }
@@ -191,7 +195,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// Lays out the data directory, starts PostgreSQL on it and serves.
-    fn serve_fresh(&self, found: Found) -> anyhow::Result<()> {
+    fn serve_fresh(&self, found: Found, mut opening: Opening) -> anyhow::Result<()> {
         let Found { volume, catalog, state, template } = found;
         let epoch = Epoch(volume.info.epoch);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -204,9 +208,9 @@ impl<'a> Daemon<'a> {
             volume.opened.watermark,
             now.cast_signed(),
         )?;
-        let begun = Instant::now();
+        let files = catalog.forks().count();
         let board = self.lay_out(&catalog, &point)?;
-        tracing::info!(laid_out = ?begun.elapsed(), "data directory laid out");
+        opening.done_with(&format!("layout of {files} relation forks"));
         let next_xid = volume.opened.watermark.max(state.checkpoint.next_xid);
         let mut router = Router::new(catalog, Xids::new(next_xid), point.commit_timestamps);
         // The checkpoint is the epoch's first record (D17).
@@ -232,8 +236,10 @@ impl<'a> Daemon<'a> {
         let threads =
             Threads::start(&self.host, volume, router, Some(record), tail, board, &attachment)?;
         attachment.save(&self.host.config.dir)?;
+        opening.hand_over();
         let server = Server::start(&self.host.server)?;
-        self.supervise(server, threads, &attachment)
+        opening.done_with("threads");
+        self.supervise(server, threads, &attachment, opening)
     }
 
     /// The skeleton, the shared memory and the bell.
@@ -271,7 +277,11 @@ impl<'a> Daemon<'a> {
     }
 
     /// The server that runs already goes on under a new epoch on its own timeline.
-    fn reattach(&self, volume: &VolumeInfo) -> anyhow::Result<(Threads, Attachment)> {
+    fn reattach(
+        &self,
+        volume: &VolumeInfo,
+        opening: &mut Opening,
+    ) -> anyhow::Result<(Threads, Attachment)> {
         let before = Attachment::load(&self.host.config.dir)?;
         let board = Board::open(&self.host.instance).map_err(|error| anyhow!("{error}"))?;
         if board.is_fenced() {
@@ -283,7 +293,7 @@ impl<'a> Daemon<'a> {
         tracing::info!(epoch = %before.epoch, "PostgreSQL runs: re-attaching to it");
         // Only if nobody else has opened the volume meanwhile.
         let keep = Timelines::KeepOr(before.timeline);
-        let opened = self.open_once(volume, Some(before.epoch.0), keep)?;
+        let opened = self.open_once(volume, Some(before.epoch.0), keep, opening)?;
         if opened.timeline() != before.timeline {
             bail!("it writes timeline {}, the volume is on {}", before.timeline, opened.timeline());
         }
@@ -303,6 +313,8 @@ impl<'a> Daemon<'a> {
             vdl.end,
         );
         attachment.save(&self.host.config.dir)?;
+        opening.done_with("catalog");
+        opening.hand_over();
         board.take_over();
         let threads = Threads::start(&self.host, opened, router, None, tail, board, &attachment)?;
         Ok((threads, attachment))
@@ -314,9 +326,10 @@ impl<'a> Daemon<'a> {
         mut server: Server,
         threads: Threads,
         attachment: &Attachment,
+        opening: Opening,
     ) -> anyhow::Result<()> {
         threads.set(|account| account.pid = Some(server.pid()));
-        let outcome = self.watch(&mut server, &threads, attachment);
+        let outcome = self.watch(&mut server, &threads, attachment, opening);
         threads.set(|account| account.state = "stopping");
         if outcome.is_err() {
             threads.board.fence();
@@ -334,6 +347,7 @@ impl<'a> Daemon<'a> {
         server: &mut Server,
         threads: &Threads,
         attachment: &Attachment,
+        mut opening: Opening,
     ) -> anyhow::Result<()> {
         let pgdata = self.host.server.pgdata();
         server.wait_ready(READY_LIMIT, &mut || {
@@ -341,6 +355,7 @@ impl<'a> Daemon<'a> {
             check_stop()?;
             check_timeline(&pgdata, attachment.timeline)
         })?;
+        opening.done_with("postgres");
         let ready = WriterReady { epoch: attachment.epoch.0, timeline: attachment.timeline.0 };
         let volume: VolumeId = attachment.volume;
         let give_up = || signals::asked_to_stop() || threads.check().is_err();
@@ -349,6 +364,9 @@ impl<'a> Daemon<'a> {
         })?;
         threads.set(|account| account.state = "ready");
         tracing::info!(port = self.host.config.port, epoch = %attachment.epoch, "ready for writes");
+        opening.done_with("declared");
+        opening.report();
+        drop(opening);
         directories::sweep_later(&self.host.config.dir)?;
         let mut stopping: Option<Instant> = None;
         loop {

@@ -21,6 +21,9 @@ use crate::skeleton::make_directory;
 /// Longest path of a socket, with its final zero.
 const SOCKET_PATH_MAX: usize = 108;
 
+/// How often a server that starts is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
 /// How to start and reach a server.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -190,6 +193,12 @@ impl Server {
         kill_tree(self.pid);
     }
 
+    /// Whether the server says in its lock file that it takes connections (its eighth line).
+    fn says_ready(&self) -> bool {
+        let lock = fs::read_to_string(self.config.pgdata().join("postmaster.pid"));
+        lock.is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
+    }
+
     /// Waits until the server takes connections and is out of recovery. `tick` is called between
     /// attempts and may end the wait with an error.
     ///
@@ -202,11 +211,11 @@ impl Server {
     ) -> anyhow::Result<()> {
         let begun = Instant::now();
         let mut told = begun;
-        let socket = self.config.socket_directory().join(format!(".s.PGSQL.{}", self.config.port));
         loop {
             tick()?;
-            let mut last = "it does not listen yet".to_owned();
-            if socket.exists() {
+            let mut last = "it starts".to_owned();
+            // Asking earlier would only make it fork processes that say no.
+            if self.says_ready() {
                 match self.config.connect().and_then(|mut client| {
                     client.query_one("SELECT pg_is_in_recovery()", &[]).map(|row| row.get(0))
                 }) {
@@ -215,7 +224,7 @@ impl Server {
                     Err(error) => last = error.to_string(),
                 }
             }
-            if self.ended_within(Duration::from_millis(5)) {
+            if self.ended_within(LOOK_EVERY) {
                 bail!(
                     "PostgreSQL ended while starting ({}); the end of {}:\n{}",
                     self.verdict(),

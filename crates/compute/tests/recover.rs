@@ -17,7 +17,7 @@ use wire::{Decoder, Frame, Message, SegmentSpec, Speaker, Welcome, frame};
 
 const VOLUME: VolumeId = VolumeId(9);
 
-/// What a storage node does at the first question about its log's tail that reaches any node.
+/// What the last of the nodes does when it is asked for its log's tail.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Answers,
@@ -30,8 +30,45 @@ enum Fate {
 #[derive(Clone)]
 struct World {
     fate: Fate,
-    /// Whether fate has struck already: it strikes one node.
+    /// Whom fate strikes. Of equals the last is measured; so that it is among the first four to
+    /// seal, the others wait until it has.
+    victim: NodeId,
+    sealed: Arc<AtomicBool>,
     struck: Arc<AtomicBool>,
+}
+
+impl World {
+    fn new(fate: Fate) -> World {
+        let victim = "n5".parse().expect("a name");
+        World { fate, victim, sealed: Arc::default(), struck: Arc::default() }
+    }
+
+    /// Called by every node before it answers.
+    fn before(&self, node: NodeId, message: &Message, down: &AtomicBool) {
+        if self.fate == Fate::Answers {
+            return;
+        }
+        match message {
+            Message::AskTail { .. } if node == self.victim => {
+                self.struck.store(true, SeqCst);
+                down.store(true, SeqCst);
+            }
+            Message::Seal { .. } if node != self.victim => {
+                while !self.sealed.load(SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            _ => {}
+        }
+    }
+
+    /// Called by every node after it has answered.
+    fn after(&self, node: NodeId) {
+        if node == self.victim {
+            self.sealed.store(true, SeqCst);
+        }
+    }
 }
 
 struct Node {
@@ -102,10 +139,7 @@ fn converse(
                     decoder.established();
                 }
                 Frame::Message { request, message } => {
-                    let is_tail = matches!(message, Message::AskTail { .. });
-                    if is_tail && world.fate != Fate::Answers && !world.struck.swap(true, SeqCst) {
-                        down.store(true, SeqCst);
-                    }
+                    world.before(id, &message, down);
                     if down.load(SeqCst) {
                         if world.fate == Fate::Dies {
                             return;
@@ -117,6 +151,7 @@ fn converse(
                             return;
                         }
                     }
+                    world.after(id);
                 }
                 _ => {}
             }
@@ -206,7 +241,7 @@ fn open(info: &VolumeInfo) -> (Volume, BTreeMap<u64, Option<u64>>) {
 fn opened_with(fate: Fate) -> (Volume, BTreeMap<u64, Option<u64>>) {
     let nodes = nodes();
     let info = info(&nodes, 0);
-    let world = World { fate, struck: Arc::default() };
+    let world = World::new(fate);
     nodes.into_iter().for_each(|node| serve(node, &world));
     let opened = open(&info);
     assert_eq!(world.struck.load(SeqCst), fate != Fate::Answers);
@@ -240,7 +275,7 @@ fn a_measured_node_that_falls_dumb_is_left_behind_by_a_newer_epoch() {
 fn three_nodes_are_waited_for_until_a_fourth_comes() {
     let mut nodes = nodes();
     let info = info(&nodes, 0);
-    let world = World { fate: Fate::Answers, struck: Arc::default() };
+    let world = World::new(Fate::Answers);
     let mut late = nodes.split_off(3);
     nodes.into_iter().for_each(|node| serve(node, &world));
     // The others hold their ports and say nothing, as a machine that hangs does.

@@ -114,13 +114,15 @@ fn local_instances(
             ..Instance::default()
         });
         let daemon = own.process(layout);
+        let told_by = line.daemon_pid;
         line.daemon_pid = daemon.map(|process| process.pid);
         line.pid = postmaster(Path::new(&line.data_dir)).map(|process| process.pid);
         line.state = match daemon {
             None => "down".to_owned(),
             Some(process) if process.is_stopped() => "stopped".to_owned(),
             Some(_) if status.is_none() && line.pid.is_some() => "running".to_owned(),
-            Some(_) if line.state.is_empty() || line.state == "down" => "starting".to_owned(),
+            // What was heard may be of the daemon before.
+            Some(process) if told_by != Some(process.pid) => "opening".to_owned(),
             Some(_) => line.state,
         };
         lines.push(line);
