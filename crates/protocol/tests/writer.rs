@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use protocol::{GroupSetup, Record, Writer, WriterState};
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Timeline,
-    VolumeId,
+    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId, Span,
+    Timeline, VolumeId,
 };
-use wire::{Batch, Message, Refusal};
+use wire::{Batch, Change, Message, Refusal};
 
 const EPOCH: Epoch = Epoch(3);
 const ONE: GroupId = GroupId(0);
@@ -234,4 +234,31 @@ fn a_record_that_names_another_predecessor_is_a_bug_of_the_caller() {
     let mut writer = writer();
     let span = Span { start: Lsn(100), end: Lsn(110) };
     writer.submit(Record { span, prev: Lsn(80), parts: vec![(ONE, Vec::new(), Bytes::new())] });
+}
+
+#[test]
+fn no_batch_is_larger_than_nodes_take_however_parts_come() {
+    let mut writer = writer();
+    let mut submit = |changes: usize, body: usize| {
+        let last = writer.submitted();
+        let span = Span { start: last.end, end: last.end.plus(8) };
+        let key = |number: u64| {
+            let mut key = PageKey::MIN;
+            key.0[..8].copy_from_slice(&number.to_be_bytes());
+            Change::Apply(key)
+        };
+        let changes = (0..changes as u64).map(|number| key(number << 56 | number)).collect();
+        let parts = vec![(ONE, changes, Bytes::from(vec![1; body]))];
+        writer.submit(Record { span, prev: last.start, parts });
+    };
+    // A part that only just fits a batch of its own, behind one that is in the open batch.
+    submit(1, 8192);
+    submit(1, types::BATCH_BYTES_MAX - 4096);
+    // As many changes as a batch may have, behind more.
+    submit(40_000, 0);
+    submit(usize::try_from(wire::CHANGES_MAX).unwrap(), 0);
+    (0..60_000).for_each(|_| submit(1, 0));
+    writer.flush();
+    let batches = sent(&mut writer, 0); // decodes as a node does
+    assert_eq!(ends(&batches, ONE).len(), 60_004);
 }

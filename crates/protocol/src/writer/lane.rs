@@ -105,8 +105,14 @@ impl Lane {
         }
     }
 
+    /// Adds a part to the open batch. No batch of several parts is longer than the target, which is
+    /// far below what nodes refuse, in bytes, parts and changes alike: a long part goes alone.
     pub(super) fn push(&mut self, part: Part, stamp: &Stamp) {
-        self.open_bytes += part.bytes_estimate();
+        let bytes = part.bytes_estimate();
+        if self.open_bytes + bytes > BATCH_BYTES_TARGET {
+            self.close(stamp);
+        }
+        self.open_bytes += bytes;
         self.open.push(part);
         if self.open_bytes >= BATCH_BYTES_TARGET {
             self.close(stamp);
