@@ -37,7 +37,13 @@ pub(crate) struct PageFile {
     binding: Binding,
     pub(crate) meta: FileMeta,
     loaded: Mutex<Option<Arc<Loaded>>>,
+    /// The block looked up last, by its offset: the file never changes, and scans and neighbouring
+    /// reads ask for it again.
+    recent: Mutex<Option<(u64, Entries)>>,
 }
+
+/// A block, decoded.
+type Entries = Arc<Vec<(PageKey, Version)>>;
 
 /// What lookups need in memory.
 pub(crate) struct Loaded {
@@ -53,7 +59,7 @@ impl PageFile {
         binding: Binding,
         meta: FileMeta,
     ) -> PageFile {
-        PageFile { file, path, binding, meta, loaded: Mutex::new(None) }
+        PageFile { file, path, binding, meta, loaded: Mutex::default(), recent: Mutex::default() }
     }
 
     /// Opens a file that a manifest names. Its content is checked as it is used.
@@ -127,6 +133,19 @@ impl PageFile {
         block::entries(&content).map_err(|Malformed(why)| self.damaged(at.offset, why))
     }
 
+    /// [`PageFile::block`], unless it is the one looked up last.
+    fn block_again(&self, at: &BlockAt) -> Result<Entries, StoreError> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((offset, entries)) = &*recent()
+            && *offset == at.offset
+        {
+            return Ok(Arc::clone(entries));
+        }
+        let entries = Arc::new(self.block(at)?);
+        *recent() = Some((at.offset, Arc::clone(&entries)));
+        Ok(entries)
+    }
+
     /// Adds to `found` what this file knows of the page at or below the read point.
     pub(crate) fn collect(
         &self,
@@ -144,7 +163,7 @@ impl PageFile {
             // A key's versions may run over several blocks; the newest are in the last.
             let after = loaded.blocks.partition_point(|block| block.first <= *key);
             for at in loaded.blocks[..after].iter().rev() {
-                let entries = self.block(at)?;
+                let entries = self.block_again(at)?;
                 let from = entries.partition_point(|(k, _)| k < key);
                 let upto = entries.partition_point(|(k, _)| k <= key);
                 let newest_first = entries[from..upto].iter().rev().map(|(_, version)| version);
