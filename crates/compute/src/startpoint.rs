@@ -22,6 +22,10 @@ const CHECKPOINT_RECORD_BYTES: usize = 24 + 2 + CheckPoint::SIZE;
 /// First position of unlogged relations' fake log.
 const FIRST_UNLOGGED_LSN: Lsn = Lsn(1000);
 
+/// History files of earlier timelines that are laid out: the server needs none of them, only standbys
+/// that come from so far back do, and their sum grows with the square of the openings.
+const HISTORIES_KEPT: usize = 32;
+
 /// One switch from a timeline to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Switch {
@@ -89,7 +93,8 @@ pub fn history_files(branches: &Branches, begins: Lsn, segment_size: u32) -> Vec
     };
     let name = |timeline: u32| format!("{timeline:08X}.history");
     let mut files = Vec::new();
-    for (index, switch) in branches.switches.iter().enumerate().skip(1) {
+    let forgotten = branches.switches.len().saturating_sub(HISTORIES_KEPT);
+    for (index, switch) in branches.switches.iter().enumerate().skip(forgotten.max(1)) {
         let before = branches.switches.get(..index).unwrap_or_default();
         files.push((name(switch.from.0), lines(before)));
     }
