@@ -21,11 +21,13 @@ use crate::cache::resident::{self, Candidates, Clock};
 use crate::cache::{CacheStats, Claimants, FetchError, Log, PageSource, fork_of};
 
 /// Blocks let go at once: one wait for the log serves them all.
-const BATCH_BLOCKS: usize = 1024;
+const BATCH_BLOCKS: usize = 8192;
 /// Blocks asked about at once.
-const ASK_BLOCKS: usize = 64;
+const ASK_BLOCKS: usize = 256;
 /// Longest wait for the log to become durable up to where PostgreSQL has inserted.
 const DURABLE_LIMIT: Duration = Duration::from_secs(5);
+/// How long PostgreSQL may take to flush of its own accord.
+const UNHURRIED: Duration = Duration::from_millis(300);
 /// Pause between looks at the cache's size.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long eviction may fail before it is reported; a server that starts cannot be asked yet.
@@ -219,7 +221,12 @@ impl Evictor {
             self.log.insert_position().map_err(|error| EvictError::Log(format!("{error:#}")))?;
         let inserted = record_end(inserted, self.claimants.board().wal_segment_bytes());
         let began = Instant::now();
+        let mut hurried = false;
         while self.log.durable() < inserted {
+            if !hurried && began.elapsed() > UNHURRIED {
+                hurried = true;
+                self.log.hurry().map_err(|error| EvictError::Log(format!("{error:#}")))?;
+            }
             if began.elapsed() > DURABLE_LIMIT {
                 let durable = self.log.durable();
                 return Err(EvictError::Log(format!(
@@ -231,11 +238,11 @@ impl Evictor {
         Ok(())
     }
 
-    /// Rule R4b: those blocks whose LSN is real and not above that of storage's newest version.
+    /// Rule R4b: those blocks of which storage has the local copy's state or a later one.
     ///
-    /// Storage's version lies above the local page in two cases, and both may go. A record may
-    /// change a page without moving its LSN. Or PostgreSQL holds the newer page in its buffers and
-    /// has not written it yet: nobody reads this copy before it does.
+    /// A later one is as good. A record may change a page without moving its LSN. Or PostgreSQL
+    /// holds the newer page in its buffers and has not written it yet (a page by which it has grown
+    /// a relation is all zeros until then): nobody reads this copy before it does.
     fn judge(
         &self,
         local: &Local,
@@ -248,27 +255,44 @@ impl Evictor {
         };
         let versions = self.source.versions(rel, fork, &in_fork(blocks))?;
         let mut verdicts = Vec::new();
-        for (block, version) in blocks.iter().zip(versions) {
+        let mut doubtful = Vec::new();
+        for (block, version) in blocks.iter().copied().zip(versions) {
             let mut content = [0; BLOCK];
-            let lsn = match local.read(*block, &mut content) {
-                Ok(()) => page::lsn_of(&content),
+            match local.read(block, &mut content) {
+                Ok(()) => {}
                 // Truncated meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
                 Err(error) => return Err(error.into()),
-            };
-            let real = lsn > GIST_BUILD_LSN && !page::is_sequence(&content);
-            if real && version.is_some_and(|version| version >= lsn) {
-                verdicts.push(Verdict { block: *block, lsn, stored: None });
+            }
+            let Some(version) = version.filter(|_| !page::is_sequence(&content)) else { continue };
+            let lsn = page::lsn_of(&content);
+            let verdict = Verdict { block, lsn, stored: None };
+            let logged = lsn > GIST_BUILD_LSN;
+            if logged && version < lsn {
+                // An imported page carries its old server's LSN, its version the import's.
+                doubtful.push(verdict);
+            } else if logged || content.iter().all(|byte| *byte == 0) {
+                verdicts.push(verdict);
             }
         }
-        if compare && !verdicts.is_empty() {
-            let asked: Vec<u32> = verdicts.iter().map(|verdict| verdict.block).collect();
-            let pages = self.source.pages(rel, fork, &in_fork(&asked))?;
-            for (verdict, stored) in verdicts.iter_mut().zip(pages) {
-                // Only versions of one LSN can be compared.
-                verdict.stored = stored.filter(|stored| page::lsn_of(stored) == verdict.lsn);
-            }
+        let undoubted = verdicts.len();
+        verdicts.append(&mut doubtful);
+        let first_asked = if compare { 0 } else { undoubted };
+        let asked: Vec<u32> =
+            verdicts.iter().skip(first_asked).map(|verdict| verdict.block).collect();
+        if asked.is_empty() {
+            return Ok(verdicts);
         }
+        let pages = self.source.pages(rel, fork, &in_fork(&asked))?;
+        for (verdict, stored) in verdicts.iter_mut().skip(first_asked).zip(pages) {
+            // Only versions of one LSN can be compared.
+            verdict.stored = stored.filter(|stored| page::lsn_of(stored) == verdict.lsn);
+        }
+        let mut index = 0;
+        verdicts.retain(|verdict| {
+            index += 1;
+            index <= undoubted || verdict.stored.is_some()
+        });
         Ok(verdicts)
     }
 

@@ -88,6 +88,13 @@ pub trait Log: Send + Sync {
     /// When PostgreSQL cannot be asked: nothing is evicted then.
     fn insert_position(&self) -> anyhow::Result<Lsn>;
 
+    /// Makes PostgreSQL flush what it has inserted: records that no commit follows, such as a
+    /// read's pruning, may otherwise stay in its memory for as long as nobody writes.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be asked.
+    fn hurry(&self) -> anyhow::Result<()>;
+
     /// A position up to which the log has been looked through, and the start of the first record of
     /// the oldest transaction that was running there ([`Lsn::MAX`]: none; [`Lsn::ZERO`]: unknown).
     /// A replica runs none.

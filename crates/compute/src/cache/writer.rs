@@ -49,23 +49,38 @@ impl WriterLog {
     }
 }
 
+impl WriterLog {
+    /// Runs a query whose one result is a log position.
+    fn ask(&self, query: &str) -> anyhow::Result<Lsn> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.is_none() {
+            *session = Some(self.server.connect().context("cannot connect to PostgreSQL")?);
+        }
+        let Some(client) = session.as_mut() else { anyhow::bail!("not connected to PostgreSQL") };
+        let row = client.query_one(query, &[]);
+        if row.is_err() {
+            *session = None;
+        }
+        let text: String = row?.try_get(0)?;
+        Ok(text.parse()?)
+    }
+}
+
 impl Log for WriterLog {
     fn durable(&self) -> Lsn {
         self.shared.vdl().end
     }
 
     fn insert_position(&self) -> anyhow::Result<Lsn> {
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if session.is_none() {
-            *session = Some(self.server.connect().context("cannot connect to PostgreSQL")?);
-        }
-        let Some(client) = session.as_mut() else { anyhow::bail!("not connected to PostgreSQL") };
-        let row = client.query_one("select pg_current_wal_insert_lsn()::text", &[]);
-        if row.is_err() {
-            *session = None;
-        }
-        let text: String = row.context("cannot ask PostgreSQL where it inserts")?.try_get(0)?;
-        text.parse().context("PostgreSQL's insert position")
+        self.ask("select pg_current_wal_insert_lsn()::text")
+            .context("cannot ask PostgreSQL where it inserts")
+    }
+
+    fn hurry(&self) -> anyhow::Result<()> {
+        // A transaction's message: its commit flushes everything before it.
+        self.ask("select pg_logical_emit_message(true, 'sixfold', '')::text")
+            .map(drop)
+            .context("cannot make PostgreSQL flush its log")
     }
 
     fn running(&self) -> (Lsn, Lsn) {

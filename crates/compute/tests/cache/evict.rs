@@ -63,6 +63,20 @@ fn r4b_a_record_that_moved_no_lsn_does_not_pin_its_page() {
 }
 
 #[test]
+fn r4b_a_page_grown_but_not_written_and_an_imported_one_may_go() {
+    let world = World::present(3);
+    // Grown by a record that storage has; its content is in PostgreSQL's buffers.
+    world.put(0, &[0; 8192]);
+    // Imported: storage's version is the import's, the page is the same.
+    world.memory.store(1, 16, &page(100));
+    // A page that storage has only in an older state.
+    world.memory.store(2, 16, &page(90));
+    let done = world.evictor(ALL, ROOM).evict_everything().expect("evicted");
+    assert_eq!(world.absent_blocks(3), [0, 1]);
+    assert_eq!((done.blocks, done.pinned), (2, 1));
+}
+
+#[test]
 fn r4c_nothing_goes_before_what_was_inserted_is_durable_nor_if_written_meanwhile() {
     let world = World::present(2);
     world.log.inserted.store(1200, SeqCst);
@@ -78,6 +92,15 @@ fn r4c_nothing_goes_before_what_was_inserted_is_durable_nor_if_written_meanwhile
         assert_eq!((done.blocks, done.pinned), (1, 1));
     });
     assert_eq!(world.absent_blocks(2), [0]);
+}
+
+#[test]
+fn r4c_a_log_that_no_commit_flushes_is_hurried() {
+    let world = World::present(2);
+    world.log.inserted.store(1200, SeqCst);
+    world.log.lazy.store(true, SeqCst);
+    let done = world.evictor(ALL, ROOM).evict_everything().expect("evicted");
+    assert_eq!(done.blocks, 2);
 }
 
 #[test]

@@ -80,6 +80,8 @@ pub struct Said {
     pub inserted: AtomicU64,
     pub routed: AtomicU64,
     pub oldest: AtomicU64,
+    /// Nothing becomes durable before the server is hurried.
+    pub lazy: AtomicBool,
 }
 
 impl Log for Said {
@@ -89,6 +91,13 @@ impl Log for Said {
 
     fn insert_position(&self) -> anyhow::Result<Lsn> {
         Ok(Lsn(self.inserted.load(SeqCst)))
+    }
+
+    fn hurry(&self) -> anyhow::Result<()> {
+        if self.lazy.load(SeqCst) {
+            self.durable.store(self.inserted.load(SeqCst), SeqCst);
+        }
+        Ok(())
     }
 
     fn running(&self) -> (Lsn, Lsn) {
@@ -124,6 +133,7 @@ impl World {
             claimants: Claimants::new(board, instance),
             memory: Arc::default(),
             log: Arc::new(Said {
+                lazy: AtomicBool::new(false),
                 durable: AtomicU64::new(1000),
                 inserted: AtomicU64::new(1000),
                 routed: AtomicU64::new(1000),
