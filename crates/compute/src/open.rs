@@ -25,8 +25,9 @@ use crate::volume_view::{GroupView, Positions};
 /// How often a wait is explained.
 const EXPLAIN: Duration = Duration::from_secs(2);
 
-/// Between two attempts at something that may yet succeed.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Between two attempts at something that may yet succeed: twice as long each time.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(160);
 
 /// A volume that is ours to write.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub fn patiently<T>(
     mut ask: impl FnMut() -> Result<T, registry::Error>,
 ) -> anyhow::Result<T> {
     let mut told: Option<Instant> = None;
+    let mut pause = PAUSE_MIN;
     loop {
         match ask() {
             Ok(answer) => return Ok(answer),
@@ -63,7 +65,8 @@ pub fn patiently<T>(
         if stop() {
             bail!("asked to stop while trying to {what}");
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
