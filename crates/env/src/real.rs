@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags, pread, pwritev2};
@@ -26,6 +26,8 @@ const SECTOR: u64 = 512;
 const DIRECT_ALIGNMENT: usize = 4096;
 /// Longer writes gain nothing from going past the cache.
 const DIRECT_BYTES_MAX: usize = 1 << 20;
+/// Memory for such writes that a file keeps for the next.
+const DIRECT_BYTES_KEPT: usize = 64 << 10;
 
 /// The machine's own file system.
 #[derive(Debug, Default, Clone, Copy)]
@@ -41,6 +43,8 @@ struct RealFile {
     direct: OnceLock<Option<fs::File>>,
     /// Cleared in a file opened to read, and once the system has refused such a write.
     direct_flag: AtomicBool,
+    /// Memory for such writes, used again and again.
+    memory: Mutex<Vec<u8>>,
 }
 
 fn failed(operation: Operation, path: &Path, offset: u64, error: &io::Error) -> DiskError {
@@ -74,6 +78,7 @@ impl Disk for RealDisk {
             durable_flag: AtomicBool::new(true),
             direct: OnceLock::new(),
             direct_flag: AtomicBool::new(!matches!(mode, Mode::Read)),
+            memory: Mutex::default(),
         }))
     }
 
@@ -132,12 +137,18 @@ impl RealFile {
         let Some(file) = self.direct.get_or_init(|| self.reopen_direct()) else {
             return Ok(false);
         };
-        let mut memory: Vec<u8> = Vec::with_capacity(bytes + DIRECT_ALIGNMENT);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.clear();
+        memory.reserve(bytes + DIRECT_ALIGNMENT);
         let skip = memory.as_ptr().align_offset(DIRECT_ALIGNMENT);
         memory.resize(skip, 0); // within the capacity: it stays where it is
         slices.iter().for_each(|slice| memory.extend_from_slice(slice));
         let aligned = [IoSlice::new(&memory[skip..])];
-        match write_all(file, offset, &aligned, ReadWriteFlags::DSYNC) {
+        let written = write_all(file, offset, &aligned, ReadWriteFlags::DSYNC);
+        if memory.capacity() > DIRECT_BYTES_KEPT {
+            *memory = Vec::new();
+        }
+        match written {
             Ok(()) => Ok(true),
             // Not possible here, or no longer after a short write: the plain way begins anew.
             Err((_, Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL)) => {
