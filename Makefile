@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
 SEEDS ?= 200
-# PostgreSQL's server and contrib modules; mold speeds up linking when it is there but is not needed.
+# PostgreSQL's server and contrib modules.
 PACKAGES := postgresql-15 postgresql-client-15
 PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
 
@@ -18,18 +18,22 @@ help:
 	@echo "make sim SEEDS=N    N simulated worlds"
 	@echo "make ci             formatting, lints, tidy, documentation, then every test"
 
-# PostgreSQL comes from the distribution. As root it is installed; otherwise it is said what to install.
+# PostgreSQL comes from the distribution, and so does the C compiler that Rust links with. As root both
+# are installed; otherwise it is said what to install.
 install:
-	@if [ -x "$(PG_BIN)/postgres" ] && [ -x "$(PG_BIN)/pgbench" ]; then exit 0; fi; \
+	@missing=""; \
+	[ -x "$(PG_BIN)/postgres" ] && [ -x "$(PG_BIN)/pgbench" ] || missing="$(PACKAGES)"; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -n "$$missing" ] || exit 0; \
 	if [ "$$(id -u)" != 0 ]; then \
-	  echo "PostgreSQL 15 is not in $(PG_BIN). Install it (sudo apt-get install $(PACKAGES)) or set SIXFOLD_PG_BIN." >&2; \
+	  echo "Missing: $$missing. Install them (sudo apt-get install $$missing), or set SIXFOLD_PG_BIN to the programs of a PostgreSQL 15." >&2; \
 	  exit 1; \
 	fi; \
-	echo "installing $(PACKAGES)"; \
+	echo "installing $$missing"; \
 	install -d /etc/postgresql-common/createcluster.d; \
 	echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.d/sixfold.conf; \
 	apt-get update -qq; \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES)
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 build:
 	$(CARGO) build --release --locked -p sixfold-sixfold -p sixfold-shim
