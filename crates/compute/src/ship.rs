@@ -162,8 +162,11 @@ impl Shipper {
             let mut records = 0;
             self.tail
                 .read(Lsn(end), &mut |record| {
-                    match router.route(&record) {
-                        Ok(Routed::Record(record)) => writer.submit(record),
+                    match router.route(&record).map_err(anyhow::Error::from) {
+                        Ok(Routed::Record(record)) => match check_length(&record) {
+                            Ok(()) => writer.submit(record),
+                            Err(error) => failed = Some(error),
+                        },
                         Ok(Routed::Copy(found)) => copy = Some(found),
                         Err(error) => failed = Some(error),
                     }
@@ -178,7 +181,7 @@ impl Shipper {
         }
         if let Some(error) = failed {
             let what = "PostgreSQL wrote a record that the volume cannot hold (rule D4)";
-            return Err(anyhow::Error::from(error).context(what).into());
+            return Err(error.context(what).into());
         }
         if let Some(copy) = copy {
             copy_database(&mut self.log, &self.shared, &mut self.reader, copy)?;
@@ -227,4 +230,38 @@ impl Shipper {
 fn micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// A record's part travels in one batch, and nodes refuse a longer one than they would store.
+fn check_length(record: &protocol::Record) -> anyhow::Result<()> {
+    /// Room for what a batch says beside a part's bytes.
+    const ROOM: usize = 1 << 20;
+    let longest = record.parts.iter().map(|(_, _, body)| body.len()).max().unwrap_or(0);
+    anyhow::ensure!(
+        longest + ROOM <= types::BATCH_BYTES_MAX,
+        "record {} has {longest} bytes; the longest that storage takes has {}",
+        record.span,
+        types::BATCH_BYTES_MAX - ROOM
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use types::{GroupId, Span};
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_no_batch_can_carry_is_named_instead_of_sent_for_ever() {
+        let record = |length: usize| protocol::Record {
+            span: Span { start: Lsn(8), end: Lsn(16) },
+            prev: Lsn(0),
+            parts: vec![(GroupId(0), vec![], Bytes::from(vec![0; length]))],
+        };
+        assert!(check_length(&record(32 << 20)).is_ok());
+        let error = check_length(&record(64 << 20)).expect_err("too long").to_string();
+        assert!(error.contains("[0/8, 0/10)"), "{error}");
+    }
 }

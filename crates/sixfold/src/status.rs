@@ -7,6 +7,7 @@ mod collect;
 mod print;
 mod report;
 
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -29,13 +30,17 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
             collect::development(&layout, &saved, &args.volume)
         }
     };
-    if args.json {
-        let text = serde_json::to_string_pretty(&report).context("a report is plain values")?;
-        println!("{text}");
+    let mut text = if args.json {
+        serde_json::to_string_pretty(&report).context("a report is plain values")?
     } else {
-        print!("{}", print::text(&report));
+        print::text(&report)
+    };
+    text.truncate(text.trim_end().len());
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever reads, as `head` does, has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot print the status"),
     }
-    Ok(())
 }
 
 /// Reads `control = "HOST:PORT"`.
