@@ -21,11 +21,13 @@ use crate::cache::resident::{self, Candidates, Clock};
 use crate::cache::{CacheStats, Claimants, FetchError, Log, PageSource, fork_of};
 
 /// Blocks let go at once: one wait for the log serves them all.
-const BATCH_BLOCKS: usize = 8192;
+const BATCH_BLOCKS: usize = 2048;
 /// Blocks asked about at once.
 const ASK_BLOCKS: usize = 256;
 /// Longest wait for the log to become durable up to where PostgreSQL has inserted.
 const DURABLE_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between looks at what fills have added meanwhile.
+const GLANCE: Duration = Duration::from_millis(10);
 /// How long PostgreSQL may take to flush of its own accord.
 const UNHURRIED: Duration = Duration::from_millis(300);
 /// Pause between looks at the cache's size.
@@ -140,7 +142,13 @@ impl Evictor {
                 }
                 (Err(_), Some(_)) => {}
             }
-            std::thread::sleep(PAUSE);
+            let paused = Instant::now();
+            while paused.elapsed() < PAUSE && !self.stats.is_crowded(0) {
+                std::thread::sleep(GLANCE);
+            }
+            if paused.elapsed() < GLANCE {
+                std::thread::sleep(GLANCE);
+            }
         }
     }
 
@@ -152,9 +160,12 @@ impl Evictor {
         let mut total = Evicted::default();
         loop {
             let resident = self.measure()?;
-            let surplus = resident.saturating_sub(self.limits.cache_size);
+            // Once at it, an eighth more: readers then have room until the next turn.
+            let size = self.limits.cache_size;
+            let surplus = if resident > size { resident - (size - size / 8) } else { 0 };
             let want = usize::try_from(surplus.div_ceil(BLOCK as u64)).unwrap_or(usize::MAX);
             if want == 0 {
+                self.stats.reachable_bytes.store(self.limits.cache_size, Ordering::Relaxed);
                 return Ok(total);
             }
             let picked = self.clock.pick(self.claimants.instance(), want.min(BATCH_BLOCKS))?;
@@ -162,6 +173,10 @@ impl Evictor {
             total.blocks += done.blocks;
             total.pinned += done.pinned;
             total.different += done.different;
+            // What is pinned cannot be waited for: then the level reached now is the aim of fills.
+            let now = CacheStats::get(&self.stats.resident_bytes);
+            let reachable = if done.pinned == 0 { self.limits.cache_size } else { now };
+            self.stats.reachable_bytes.store(reachable, Ordering::Relaxed);
             if done.blocks == 0 {
                 return Ok(total);
             }
@@ -209,6 +224,7 @@ impl Evictor {
                 }
             }
         }
+        self.stats.went(done.blocks);
         CacheStats::add(&self.stats.evicted, done.blocks);
         CacheStats::add(&self.stats.pinned, done.pinned);
         CacheStats::add(&self.stats.different, done.different);

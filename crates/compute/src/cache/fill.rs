@@ -20,6 +20,9 @@ use crate::cache::{CacheStats, Claimants, FetchError, PageSource, fork_of};
 const BATCH_BLOCKS: usize = 64;
 /// Pause before storage is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// By how much a reader may crowd the cache before it gives eviction time, and how much at most.
+const SPARE_BYTES: u64 = 16 << 20;
+const GIVE_WAY: Duration = Duration::from_millis(20);
 /// How often a wait for storage is reported.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(5);
 
@@ -108,6 +111,7 @@ impl Filler {
                 continue;
             }
             for batch in flight.blocks.chunks(BATCH_BLOCKS) {
+                self.give_way();
                 let seen = look(&local, batch);
                 let pages = self.pages_at_last(name, batch)?;
                 let filled = self.put(&local, &seen, &pages)?;
@@ -125,12 +129,24 @@ impl Filler {
         let flight = self.take_off(name, &absent);
         let (rel, fork) = fork_of(name);
         for batch in flight.blocks.chunks(BATCH_BLOCKS) {
+            if self.stats.is_crowded(SPARE_BYTES / 2) {
+                return; // it was only a guess
+            }
             let seen = look(&local, batch);
             let Ok(pages) = self.source.pages(rel, fork, &in_fork(name, batch)) else { return };
             match self.put(&local, &seen, &pages) {
                 Ok(filled) => CacheStats::add(&self.stats.prefetched, filled),
                 Err(_errno) => return,
             }
+        }
+    }
+
+    /// Lets eviction catch up with readers, for a bounded time: the cache's size is an aim, a page
+    /// that PostgreSQL waits for is not.
+    fn give_way(&self) {
+        let began = Instant::now();
+        while self.stats.is_crowded(SPARE_BYTES) && began.elapsed() < GIVE_WAY {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -211,6 +227,7 @@ impl Filler {
                 }
             }
         }
+        self.stats.came(filled);
         Ok(filled)
     }
 }

@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counters, all monotonic except the two gauges at the end.
+use crate::cache::local::BLOCK;
+
+/// Counters, all monotonic except the gauges at the end.
 #[derive(Debug, Default)]
 pub struct CacheStats {
     /// Blocks filled because PostgreSQL waited for them.
@@ -21,8 +23,12 @@ pub struct CacheStats {
     pub pinned: AtomicU64,
     /// Blocks that a comparing eviction found to differ from storage: a defect if not zero.
     pub different: AtomicU64,
-    /// Gauge: bytes of relation files on the local disk.
+    /// Gauge: bytes of relation files on the local disk, as measured last and changed since by
+    /// fills and evictions.
     pub resident_bytes: AtomicU64,
+    /// Gauge: bytes that eviction can get down to: the size aimed at, or what rule R4 left last
+    /// time; zero before the first look.
+    pub reachable_bytes: AtomicU64,
     /// Gauge: 1 while relation files may not grow.
     pub full: AtomicU64,
 }
@@ -37,5 +43,25 @@ impl CacheStats {
     #[must_use]
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Relaxed)
+    }
+
+    /// Whether the cache is larger than eviction can make it, by `spare` bytes or more.
+    #[must_use]
+    pub fn is_crowded(&self, spare: u64) -> bool {
+        let reachable = self.reachable_bytes.load(Relaxed);
+        reachable > 0 && self.resident_bytes.load(Relaxed) > reachable + spare
+    }
+
+    /// Notes blocks that came to the local disk.
+    pub(crate) fn came(&self, blocks: u64) {
+        self.resident_bytes.fetch_add(blocks * BLOCK as u64, Relaxed);
+    }
+
+    /// Notes blocks that went from the local disk.
+    pub(crate) fn went(&self, blocks: u64) {
+        let bytes = blocks * BLOCK as u64;
+        let less = |resident: u64| Some(resident.saturating_sub(bytes));
+        // The closure always gives a value, so this does not fail.
+        self.resident_bytes.fetch_update(Relaxed, Relaxed, less).ok();
     }
 }
