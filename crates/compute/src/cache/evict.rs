@@ -173,9 +173,10 @@ impl Evictor {
             total.blocks += done.blocks;
             total.pinned += done.pinned;
             total.different += done.different;
-            // What is pinned cannot be waited for: then the level reached now is the aim of fills.
+            // Fills have to wait only while they undo what was reached: what is pinned, or much, as
+            // after a large transaction, takes its time.
             let now = CacheStats::get(&self.stats.resident_bytes);
-            let reachable = if done.pinned == 0 { self.limits.cache_size } else { now };
+            let reachable = now.max(self.limits.cache_size);
             self.stats.reachable_bytes.store(reachable, Ordering::Relaxed);
             if done.blocks == 0 {
                 return Ok(total);
