@@ -3,7 +3,6 @@
 //! One unit runs at a time (the `work` lock), so file sets change in one place. Every failed write
 //! stops the store; a damaged input stops only the work on its segment.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,9 +19,6 @@ use crate::pages::block::Binding;
 use crate::pages::{FileMeta, PageFile, PageWriter};
 use crate::segment::{NewFiles, Segment};
 use crate::store::{Store, lock};
-
-/// Keys copied or freed under one hold of a segment's lock.
-const CHUNK_KEYS: usize = 512;
 
 /// What background work remembers between units.
 #[derive(Default)]
@@ -136,16 +132,13 @@ impl Store {
         let fold_parts = self.options.fold_parts;
         let engine = &*self.engine;
         let mut folder = Folder { engine, low_water, fold_parts, older: &files, refused: 0 };
-        let mut from = Bound::Unbounded;
-        loop {
-            let (chunk, last) = segment.read().chunk(from, upto, CHUNK_KEYS);
-            for (key, versions) in chunk {
-                for version in folder.fold(&key, versions, &sweep.covering(&key)) {
-                    writer.push(&key, &version).map_err(|error| self.fatal(&error))?;
-                }
+        let table = segment.write().freeze(upto);
+        for key in table.sorted_keys() {
+            let mut versions: Vec<_> = table.newest_first(&key, flushed, upto).collect();
+            versions.reverse();
+            for version in folder.fold(&key, versions, &sweep.covering(&key)) {
+                writer.push(&key, &version).map_err(|error| self.fatal(&error))?;
             }
-            let Some(last) = last else { break };
-            from = Bound::Excluded(last);
         }
         self.counters.engine_errors.fetch_add(folder.refused, Ordering::Relaxed);
         let file = writer.finish().map_err(|error| self.fatal(&error))?.map(Arc::new);
@@ -156,10 +149,6 @@ impl Store {
         self.commit(work, segment, Some(change))?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let mut from = Bound::Unbounded;
-        while let Some(last) = { segment.write().free(from, CHUNK_KEYS) } {
-            from = Bound::Excluded(last);
-        }
         Ok(true)
     }
 

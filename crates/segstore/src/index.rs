@@ -3,22 +3,24 @@
 //!
 //! Invariants: `links` ascend by end and are live; every part at or below `flushed` is in `files`;
 //! `contiguous` is the end of the unbroken chain from `flushed`; versions at or below `flushed` may
-//! linger and are ignored. One lock holds all of it, so a reader sees one moment.
+//! linger and are ignored. While a flush is under way its versions stand still in `frozen`, which a
+//! void cannot reach (S6). One lock holds all of it, so a reader sees one moment.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
-use types::{Epoch, History, Lsn, PageKey, Span};
+use types::{Engine, Epoch, History, Lsn, PageKey, Span};
 use wire::{Batch, Change};
 
 use crate::entry::SegmentState;
 use crate::log::{Location, Position};
 use crate::pages::PageFile;
-use crate::version::{RangeDelete, Version, What};
+use crate::table::Table;
+use crate::version::{Found, RangeDelete, Version, What, newest_delete};
 
-/// Memory a version takes besides its bytes, about.
-const OVERHEAD: u64 = 100;
+/// Memory a change takes besides its bytes, about.
+const OVERHEAD: u64 = 64;
 
 fn change_bytes(change: &Change) -> u64 {
     let image = if let Change::Put(_, bytes) = change { bytes.len() as u64 } else { 0 };
@@ -47,6 +49,12 @@ pub(crate) struct Run {
     pub(crate) location: Location,
 }
 
+/// Versions that are being flushed: those with ends at or below `upto`; others in `table` are ignored.
+pub(crate) struct Frozen {
+    table: Arc<Table>,
+    upto: Lsn,
+}
+
 /// The whole of it.
 pub(crate) struct Index {
     pub(crate) state: SegmentState,
@@ -58,7 +66,9 @@ pub(crate) struct Index {
     pub(crate) horizon: Lsn,
     /// Newest first.
     pub(crate) files: Arc<Vec<Arc<PageFile>>>,
-    pub(crate) versions: BTreeMap<PageKey, Vec<Version>>,
+    /// Versions above those in `frozen`.
+    table: Table,
+    frozen: Option<Frozen>,
     pub(crate) deletes: Vec<RangeDelete>,
     contiguous: Lsn,
     links: VecDeque<Link>,
@@ -85,7 +95,8 @@ impl Index {
             flushed,
             horizon,
             files: Arc::new(files),
-            versions: BTreeMap::new(),
+            table: Table::default(),
+            frozen: None,
             deletes: Vec::new(),
             contiguous: flushed,
             links: VecDeque::new(),
@@ -140,9 +151,8 @@ impl Index {
             if span.end > self.flushed && self.insert_link(link) {
                 fresh = true;
                 self.bytes += bytes;
-                for (number, change) in part.changes.iter().enumerate() {
-                    self.insert_change(change, span, number as u32, header.epoch, &part.body);
-                }
+                self.table.insert(span, header.epoch, &part.changes, &part.body);
+                self.insert_deletes(span, header.epoch, &part.changes);
             }
             base = span.end;
         }
@@ -184,48 +194,48 @@ impl Index {
         }
     }
 
-    fn insert_change(
-        &mut self,
-        change: &Change,
-        span: Span,
-        number: u32,
-        epoch: Epoch,
-        body: &bytes::Bytes,
-    ) {
-        let (key, what) = match change {
-            Change::Apply(key) => (*key, What::Apply(body.clone())),
-            Change::Put(key, bytes) => (*key, What::Put(bytes.clone())),
-            Change::Delete { from, to } => {
+    fn insert_deletes(&mut self, span: Span, epoch: Epoch, changes: &[Change]) {
+        for (number, change) in changes.iter().enumerate() {
+            if let Change::Delete { from, to } = change {
+                let number = number as u32;
                 self.deletes.push(RangeDelete { from: *from, to: *to, span, number, epoch });
-                return;
             }
-        };
-        self.insert_version(key, Version { span, number, epoch, what });
+        }
     }
 
-    /// Puts a version in its place.
-    pub(crate) fn insert_version(&mut self, key: PageKey, version: Version) {
-        let versions = self.versions.entry(key).or_default();
-        if versions.last().is_none_or(|last| last.order() < version.order()) {
-            versions.push(version);
-            return;
-        }
-        if let Err(at) = versions.binary_search_by_key(&version.order(), Version::order) {
-            versions.insert(at, version);
-        }
+    /// Versions of a page above `flushed` and at or below the read point, newest first.
+    fn newest_first(&self, key: &PageKey, read_point: Lsn) -> impl Iterator<Item = Version> {
+        let frozen = self.frozen.iter().flat_map(move |frozen| {
+            frozen.table.newest_first(key, self.flushed, read_point.min(frozen.upto))
+        });
+        self.table.newest_first(key, self.flushed, read_point).chain(frozen)
+    }
+
+    /// What memory knows of a page at or below the read point.
+    pub(crate) fn collect(&self, engine: &dyn Engine, key: &PageKey, read_point: Lsn) -> Found {
+        let mut found = Found::default();
+        let deletes = self.deletes.iter().filter(|delete| delete.span.end > self.flushed);
+        let deleted = newest_delete(deletes, key, read_point);
+        found.walk(engine, key, self.newest_first(key, read_point), deleted);
+        found.close(deleted);
+        found
+    }
+
+    /// Keys that memory knows in a range, in no order; some may lie at or below `flushed`.
+    pub(crate) fn keys(&self, range: Range<PageKey>) -> Vec<PageKey> {
+        let frozen = self.frozen.iter().flat_map(|frozen| frozen.table.keys(range.clone()));
+        self.table.keys(range.clone()).chain(frozen).collect()
     }
 
     /// Keeps an image built by a read, unless its version has gone meanwhile.
     pub(crate) fn keep_image(&mut self, key: &PageKey, version: Lsn, bytes: bytes::Bytes) {
-        let Some(versions) = self.versions.get_mut(key) else { return };
-        let newest = versions.iter().rposition(|known| known.span.end == version);
-        let Some(at) = newest else { return };
-        if version <= self.flushed || matches!(versions[at].what, What::Image(_)) {
+        let newest = self.newest_first(key, version).next();
+        let Some(newest) = newest.filter(|newest| newest.span.end == version) else { return };
+        if matches!(newest.what, What::Image(_)) {
             return;
         }
         self.bytes += bytes.len() as u64;
-        let image = Version { what: What::Image(bytes), ..versions[at].clone() };
-        versions.insert(at + 1, image);
+        self.table.insert_image(*key, &newest, bytes);
     }
 
     /// Follows the chain on from where it stood.
@@ -268,10 +278,7 @@ impl Index {
         let live = |epoch: Epoch, span: Span| history.is_live(epoch, span.start);
         self.links.retain(|link| live(link.epoch, link.span));
         self.deletes.retain(|delete| live(delete.epoch, delete.span));
-        self.versions.retain(|_, versions| {
-            versions.retain(|version| live(version.epoch, version.span));
-            !versions.is_empty()
-        });
+        self.table = self.table.filtered(live);
         let mut runs = std::mem::take(&mut self.runs);
         runs.retain_mut(|run| {
             run.last = self.live_end(run);
@@ -305,25 +312,14 @@ impl Index {
         found
     }
 
-    /// Versions with keys at or above `from` that a flush up to `upto` writes: about `count` keys,
-    /// and the key to go on from.
-    pub(crate) fn chunk(
-        &self,
-        from: Bound<PageKey>,
-        upto: Lsn,
-        count: usize,
-    ) -> (Vec<(PageKey, Vec<Version>)>, Option<PageKey>) {
-        let mut out = Vec::new();
-        let mut last = None;
-        for (key, versions) in self.versions.range((from, Bound::Unbounded)).take(count) {
-            last = Some(*key);
-            let wanted = |v: &&Version| v.span.end > self.flushed && v.span.end <= upto;
-            let versions: Vec<Version> = versions.iter().filter(wanted).cloned().collect();
-            if !versions.is_empty() {
-                out.push((*key, versions));
-            }
-        }
-        (out, last)
+    /// Sets the versions up to `upto` apart for a flush; they are read from there until
+    /// [`Index::publish`] says that files hold them.
+    pub(crate) fn freeze(&mut self, upto: Lsn) -> Arc<Table> {
+        assert!(self.frozen.is_none(), "one flush of a segment at a time, under the work lock");
+        let later = self.table.filtered(|_, span| span.end > upto);
+        let table = Arc::new(std::mem::replace(&mut self.table, later));
+        self.frozen = Some(Frozen { table: Arc::clone(&table), upto });
+        table
     }
 
     /// Puts a new set of files in place that holds everything up to `flushed`.
@@ -339,29 +335,9 @@ impl Index {
         }
         self.bytes = self.links.iter().map(|link| link.bytes).sum();
         self.deletes.retain(|delete| delete.span.end > flushed);
+        self.frozen.take_if(|frozen| frozen.upto <= flushed);
         self.contiguous = self.contiguous.max(flushed);
         self.extend();
-    }
-
-    /// Frees versions at or below `flushed`, of about `count` keys from `from`; returns the key to
-    /// go on from.
-    pub(crate) fn free(&mut self, from: Bound<PageKey>, count: usize) -> Option<PageKey> {
-        let flushed = self.flushed;
-        let keys = self.versions.range_mut((from, Bound::Unbounded)).take(count);
-        let mut empty = Vec::new();
-        let mut last = None;
-        for (key, versions) in keys {
-            last = Some(*key);
-            let gone = versions.partition_point(|version| version.span.end <= flushed);
-            versions.drain(..gone);
-            if versions.is_empty() {
-                empty.push(*key);
-            }
-        }
-        for key in empty {
-            self.versions.remove(&key);
-        }
-        last
     }
 
     /// The log no longer holds this life.

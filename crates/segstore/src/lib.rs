@@ -5,8 +5,8 @@
 //! and small files are merged into larger ones, folding chains of parts into images.
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
-//! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` (memory),
-//! `version` and `read`, `pages` (files), `background`, `merge`, `fold`, `manifest`, `recover`,
+//! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` and `table`
+//! (memory), `version` and `read`, `pages` (files), `background`, `merge`, `fold`, `manifest`, `recover`,
 //! [`hydrate`].
 
 mod background;
@@ -27,6 +27,7 @@ mod recover;
 mod segment;
 pub mod stats;
 pub mod store;
+mod table;
 mod version;
 
 pub use entry::{HeldPart, LogEntry, SegmentState};

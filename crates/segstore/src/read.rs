@@ -3,7 +3,6 @@
 //! A page is read from one moment: versions in memory and the list of files are taken under one hold
 //! of the segment's lock, files are read outside of it.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,30 +11,15 @@ use wire::{Batch, PageAnswer};
 
 use crate::error::StoreError;
 use crate::index::{Index, Run};
-use crate::pages::{Cursor, PageFile};
+use crate::pages::Cursor;
 use crate::segment::Segment;
 use crate::store::{Chain, ScanPage, Store};
-use crate::version::{Found, newest_delete};
+use crate::version::Found;
 
 /// Runs that changed place while they were being read are looked up again, so often at most.
 const TRIES: usize = 4;
 
 impl Index {
-    /// What memory knows of a page at or below the read point.
-    fn collect(&self, store: &Store, key: &PageKey, read_point: Lsn) -> Found {
-        let mut found = Found::default();
-        let deletes = self.deletes.iter().filter(|delete| delete.span.end > self.flushed);
-        let deleted = newest_delete(deletes, key, read_point);
-        if let Some(versions) = self.versions.get(key) {
-            let upto = versions.partition_point(|version| version.span.end <= read_point);
-            let newest_first =
-                versions[..upto].iter().rev().take_while(|v| v.span.end > self.flushed);
-            found.walk(&*store.engine, key, newest_first, deleted);
-        }
-        found.close(deleted);
-        found
-    }
-
     fn check_horizon(&self, read_point: Lsn) -> Result<(), StoreError> {
         if read_point < self.horizon {
             return Err(StoreError::Forgotten { horizon: self.horizon });
@@ -56,7 +40,7 @@ impl Store {
         let (mut found, files, settled) = {
             let index = segment.read();
             index.check_horizon(read_point)?;
-            let found = index.collect(self, key, read_point);
+            let found = index.collect(&*self.engine, key, read_point);
             (found, Arc::clone(&index.files), index.state.vdl.end)
         };
         for file in files.iter() {
@@ -119,7 +103,7 @@ impl Store {
         let mut keys = Keys::new(&segment, from, *to, read_point)?;
         let mut out = Vec::new();
         let mut bytes = 0;
-        while let Some(key) = keys.next(&segment)? {
+        while let Some(key) = keys.next()? {
             if bytes >= bytes_max && !out.is_empty() {
                 return Ok((out, Some(key)));
             }
@@ -187,11 +171,12 @@ impl Store {
     }
 }
 
-/// Keys that may exist in a range, ascending, from memory and all files.
+/// Keys that may exist in a range, ascending, from memory and all files as they were at one moment: a
+/// flush meanwhile moves pages from the one to the other.
 struct Keys {
     cursors: Vec<Cursor>,
-    /// Memory is asked from here on.
-    from: Bound<PageKey>,
+    /// Descending, to take from the end.
+    memory: Vec<PageKey>,
     to: PageKey,
 }
 
@@ -202,32 +187,29 @@ impl Keys {
         to: PageKey,
         read_point: Lsn,
     ) -> Result<Keys, StoreError> {
-        let files: Arc<Vec<Arc<PageFile>>> = {
+        let (files, mut memory) = {
             let index = segment.read();
             index.check_horizon(read_point)?;
-            Arc::clone(&index.files)
+            (Arc::clone(&index.files), index.keys(*from..to))
         };
+        memory.sort_unstable_by(|a, b| b.cmp(a));
         let wanted = files.iter().filter(|file| file.meta.low < read_point);
         let cursors = wanted.map(|file| Cursor::new(Arc::clone(file), from));
         let cursors = cursors.collect::<Result<Vec<_>, _>>()?;
-        Ok(Keys { cursors, from: Bound::Included(*from), to })
+        Ok(Keys { cursors, memory, to })
     }
 
-    fn next(&mut self, segment: &Segment) -> Result<Option<PageKey>, StoreError> {
-        let bounds = match self.from {
-            Bound::Included(from) | Bound::Excluded(from) if from >= self.to => return Ok(None),
-            from => (from, Bound::Excluded(self.to)),
-        };
-        let mut next = segment.read().versions.range(bounds).next().map(|(key, _)| *key);
+    fn next(&mut self) -> Result<Option<PageKey>, StoreError> {
+        let mut next = self.memory.last().copied();
         for cursor in &mut self.cursors {
             let key = cursor.peek()?.filter(|key| *key < self.to);
             next = [next, key].into_iter().flatten().min();
         }
         let Some(key) = next else { return Ok(None) };
+        while self.memory.pop_if(|known| *known == key).is_some() {}
         for cursor in &mut self.cursors {
             cursor.skip(&key)?;
         }
-        self.from = Bound::Excluded(key);
         Ok(Some(key))
     }
 }

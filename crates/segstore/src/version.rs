@@ -35,11 +35,6 @@ impl Version {
         (self.span.end, self.number)
     }
 
-    /// Sort key: images after the change they include.
-    pub(crate) fn order(&self) -> (Lsn, u32, bool) {
-        (self.span.end, self.number, matches!(self.what, What::Image(_)))
-    }
-
     pub(crate) fn bytes(&self) -> &Bytes {
         match &self.what {
             What::Apply(bytes) | What::Put(bytes) | What::Image(bytes) => bytes,
@@ -118,11 +113,11 @@ impl Found {
 
     /// Takes one source's versions at or below the read point, newest first, with the newest
     /// deletion there, until nothing older matters.
-    pub(crate) fn walk<'a>(
+    pub(crate) fn walk(
         &mut self,
         engine: &dyn Engine,
         key: &PageKey,
-        newest_first: impl Iterator<Item = &'a Version>,
+        newest_first: impl Iterator<Item = Version>,
         deleted: Option<Place>,
     ) {
         for version in newest_first {
@@ -139,14 +134,14 @@ impl Found {
         self.done |= deleted.is_some();
     }
 
-    fn take(&mut self, engine: &dyn Engine, key: &PageKey, version: &Version) {
-        match &version.what {
+    fn take(&mut self, engine: &dyn Engine, key: &PageKey, version: Version) {
+        match version.what {
             What::Apply(body) => {
-                self.done = engine.replaces(key, body);
-                self.parts.push((version.span, body.clone()));
+                self.done = engine.replaces(key, &body);
+                self.parts.push((version.span, body));
             }
             What::Put(bytes) | What::Image(bytes) => {
-                self.base = Some((version.span.end, bytes.clone()));
+                self.base = Some((version.span.end, bytes));
                 self.done = true;
             }
         }

@@ -56,16 +56,28 @@ fn reads_beside_appends_flushes_and_merges_are_exact() {
                 let mut random = Random(seed);
                 while !done.load(Ordering::SeqCst) {
                     let read_point = Lsn(appended.load(Ordering::SeqCst));
-                    let key = key(random.below(KEYS));
-                    match store.read_page(SEGMENT, &key, read_point) {
+                    let page_key = key(random.below(KEYS));
+                    match store.read_page(SEGMENT, &page_key, read_point) {
                         PageAnswer::Page { version, bytes } => {
-                            let page = model.page(&key, read_point).expect("exists");
+                            let page = model.page(&page_key, read_point).expect("exists");
                             assert_eq!((version, bytes.to_vec()), page);
                         }
-                        PageAnswer::Absent => assert!(model.page(&key, read_point).is_none()),
+                        PageAnswer::Absent => assert!(model.page(&page_key, read_point).is_none()),
                         // The reader was slower than sixty parts.
                         PageAnswer::Failed(wire::Refusal::Forgotten { .. }) => {}
                         PageAnswer::Failed(why) => panic!("{why}"),
+                    }
+                    let (from, to) = (key(0), types::PageKey::MAX);
+                    match store.scan(SEGMENT, &from, &to, read_point, usize::MAX) {
+                        Ok((pages, rest)) => {
+                            let expected = (0..KEYS).map(key).filter_map(|key| {
+                                let (version, page) = model.page(&key, read_point)?;
+                                Some((key, version, page.into()))
+                            });
+                            assert_eq!((pages, rest), (expected.collect(), None));
+                        }
+                        Err(segstore::StoreError::Forgotten { .. }) => {}
+                        Err(error) => panic!("{error}"),
                     }
                     match store.read_chain(SEGMENT, Lsn(read_point.0 / 2), read_point, 3000) {
                         Ok(Chain::Batches(_) | Chain::Forgotten(_)) => {}

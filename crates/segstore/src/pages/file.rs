@@ -167,7 +167,7 @@ impl PageFile {
                 let from = entries.partition_point(|(k, _)| k < key);
                 let upto = entries.partition_point(|(k, _)| k <= key);
                 let newest_first = entries[from..upto].iter().rev().map(|(_, version)| version);
-                let seen = newest_first.filter(|version| version.span.end <= read_point);
+                let seen = newest_first.filter(|version| version.span.end <= read_point).cloned();
                 found.walk(engine, key, seen, deleted);
                 if found.is_done() || at.first < *key {
                     break;
