@@ -149,7 +149,8 @@ impl Index {
             let bytes = part.body.len() as u64 + part.changes.iter().map(change_bytes).sum::<u64>();
             let link = Link { base, span, epoch: header.epoch, bytes };
             if span.end > self.flushed && self.insert_link(link) {
-                fresh = true;
+                // What continues the chain needs no search for where it goes on.
+                fresh |= !self.continues(&link);
                 self.bytes += bytes;
                 self.table.insert(span, header.epoch, &part.changes, &part.body);
                 self.insert_deletes(span, header.epoch, &part.changes);
@@ -236,6 +237,16 @@ impl Index {
         }
         self.bytes += bytes.len() as u64;
         self.table.insert_image(*key, &newest, bytes);
+    }
+
+    /// Takes the newest link as the chain's end, if it follows on.
+    fn continues(&mut self, link: &Link) -> bool {
+        let newest = self.links.back() == Some(link);
+        let follows = newest && link.base <= self.contiguous;
+        if follows {
+            self.contiguous = self.contiguous.max(link.span.end);
+        }
+        follows
     }
 
     /// Follows the chain on from where it stood.

@@ -26,7 +26,7 @@ impl Default for Options {
         Options {
             log_file_bytes: 32 << 20,
             log_retain_bytes: 128 << 20,
-            flush_bytes: 32 << 20,
+            flush_bytes: 48 << 20,
             flush_total_bytes: 128 << 20,
             fold_parts: 16,
             block_bytes: 16 << 10,

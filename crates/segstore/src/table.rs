@@ -5,11 +5,11 @@
 //! oldest, an image after the change that it includes; a part that comes late goes to its place in the chain. Nothing is
 //! removed: a table is filtered into a new one, or dropped whole after a flush.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use bytes::Bytes;
-use indexmap::IndexMap;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHashMap;
 use types::{Epoch, Lsn, PageKey, Span};
 use wire::Change;
 
@@ -40,11 +40,13 @@ struct Slot {
 #[derive(Default)]
 pub(crate) struct Table {
     /// The newest slot of each page.
-    pages: IndexMap<PageKey, u32, FxBuildHasher>,
+    pages: FxHashMap<PageKey, u32>,
     slots: Vec<Slot>,
     parts: Vec<Part>,
     /// Whole pages, and whether they were made here.
     contents: Vec<(bool, Bytes)>,
+    /// No version ends above this.
+    last: Lsn,
 }
 
 fn index(len: usize) -> u32 {
@@ -58,13 +60,16 @@ impl Table {
     pub(crate) fn insert(&mut self, span: Span, epoch: Epoch, changes: &[Change], body: &Bytes) {
         let part = index(self.parts.len());
         self.parts.push(Part { span, epoch, body: body.clone() });
+        let newest = span.end > self.last;
+        self.last = self.last.max(span.end);
         for (number, change) in changes.iter().enumerate() {
             let (key, content) = match change {
                 Change::Apply(key) => (*key, 0),
                 Change::Put(key, bytes) => (*key, self.keep(false, bytes.clone())),
                 Change::Delete { .. } => continue,
             };
-            self.chain(key, Slot { older: NONE, part, number: number as u32, content });
+            let slot = Slot { older: NONE, part, number: number as u32, content };
+            if newest { self.push(key, slot) } else { self.chain(key, slot) }
         }
     }
 
@@ -73,6 +78,7 @@ impl Table {
         let part = index(self.parts.len());
         self.parts.push(Part { span: after.span, epoch: after.epoch, body: Bytes::new() });
         let content = self.keep(true, bytes);
+        self.last = self.last.max(after.span.end);
         self.chain(key, Slot { older: NONE, part, number: after.number, content });
     }
 
@@ -86,30 +92,27 @@ impl Table {
         (self.parts[slot.part as usize].span.end, slot.number, image)
     }
 
+    /// Puts a slot before all others of its page.
+    fn push(&mut self, key: PageKey, slot: Slot) {
+        let older = self.pages.insert(key, index(self.slots.len())).unwrap_or(NONE);
+        self.slots.push(Slot { older, ..slot });
+    }
+
     /// Puts a slot in its place; one that is there already changes nothing.
-    fn chain(&mut self, key: PageKey, mut slot: Slot) {
-        let at = index(self.slots.len());
-        let entry = self.pages.entry(key);
-        let page = entry.index();
-        let head = *entry.or_insert(NONE);
+    fn chain(&mut self, key: PageKey, slot: Slot) {
         let order = self.order(&slot);
-        let (mut newer, mut next) = (NONE, head);
-        while next != NONE {
-            let there = self.order(&self.slots[next as usize]);
-            if there == order {
-                return;
+        let mut newer = None;
+        let mut next = self.pages.get(&key).copied().unwrap_or(NONE);
+        while let Some(there) = self.slots.get(next as usize) {
+            match self.order(there).cmp(&order) {
+                Ordering::Less => break,
+                Ordering::Equal => return,
+                Ordering::Greater => newer = Some(std::mem::replace(&mut next, there.older)),
             }
-            if there < order {
-                break;
-            }
-            (newer, next) = (next, self.slots[next as usize].older);
         }
-        slot.older = next;
-        self.slots.push(slot);
-        match newer {
-            NONE => self.pages[page] = at,
-            newer => self.slots[newer as usize].older = at,
-        }
+        let Some(newer) = newer else { return self.push(key, slot) };
+        self.slots[newer as usize].older = index(self.slots.len());
+        self.slots.push(Slot { older: next, ..slot });
     }
 
     fn version(&self, slot: &Slot) -> Version {
@@ -172,6 +175,7 @@ impl Table {
         if out.parts.is_empty() {
             return out;
         }
+        out.last = self.last;
         for (key, head) in &self.pages {
             let kept = self.slots_from(*head).filter(|slot| moved[slot.part as usize] != NONE);
             let kept: Vec<Slot> = kept.copied().collect();
@@ -183,7 +187,7 @@ impl Table {
                         out.keep(*image, bytes.clone())
                     }
                 };
-                out.chain(*key, Slot { part: moved[slot.part as usize], content, ..*slot });
+                out.push(*key, Slot { part: moved[slot.part as usize], content, ..*slot });
             }
         }
         out
