@@ -20,7 +20,7 @@ use crate::table::Table;
 use crate::version::{Found, RangeDelete, Version, What, newest_delete};
 
 /// Memory a change takes besides its bytes, about.
-const OVERHEAD: u64 = 64;
+const OVERHEAD: u64 = 72;
 
 fn change_bytes(change: &Change) -> u64 {
     let image = if let Change::Put(_, bytes) = change { bytes.len() as u64 } else { 0 };

@@ -25,9 +25,10 @@ struct Part {
     body: Bytes,
 }
 
-/// One change of one page.
+/// One change of one page. Slots stand in the order of their parts.
 #[derive(Clone, Copy)]
 struct Slot {
+    key: PageKey,
     /// The next older one of the page.
     older: u32,
     part: u32,
@@ -68,8 +69,8 @@ impl Table {
                 Change::Put(key, bytes) => (*key, self.keep(false, bytes.clone())),
                 Change::Delete { .. } => continue,
             };
-            let slot = Slot { older: NONE, part, number: number as u32, content };
-            if newest { self.push(key, slot) } else { self.chain(key, slot) }
+            let slot = Slot { key, older: NONE, part, number: number as u32, content };
+            if newest { self.push(slot) } else { self.chain(slot) }
         }
     }
 
@@ -79,7 +80,7 @@ impl Table {
         self.parts.push(Part { span: after.span, epoch: after.epoch, body: Bytes::new() });
         let content = self.keep(true, bytes);
         self.last = self.last.max(after.span.end);
-        self.chain(key, Slot { older: NONE, part, number: after.number, content });
+        self.chain(Slot { key, older: NONE, part, number: after.number, content });
     }
 
     fn keep(&mut self, image: bool, bytes: Bytes) -> u32 {
@@ -93,16 +94,16 @@ impl Table {
     }
 
     /// Puts a slot before all others of its page.
-    fn push(&mut self, key: PageKey, slot: Slot) {
-        let older = self.pages.insert(key, index(self.slots.len())).unwrap_or(NONE);
+    fn push(&mut self, slot: Slot) {
+        let older = self.pages.insert(slot.key, index(self.slots.len())).unwrap_or(NONE);
         self.slots.push(Slot { older, ..slot });
     }
 
     /// Puts a slot in its place; one that is there already changes nothing.
-    fn chain(&mut self, key: PageKey, slot: Slot) {
+    fn chain(&mut self, slot: Slot) {
         let order = self.order(&slot);
         let mut newer = None;
-        let mut next = self.pages.get(&key).copied().unwrap_or(NONE);
+        let mut next = self.pages.get(&slot.key).copied().unwrap_or(NONE);
         while let Some(there) = self.slots.get(next as usize) {
             match self.order(there).cmp(&order) {
                 Ordering::Less => break,
@@ -110,7 +111,7 @@ impl Table {
                 Ordering::Greater => newer = Some(std::mem::replace(&mut next, there.older)),
             }
         }
-        let Some(newer) = newer else { return self.push(key, slot) };
+        let Some(newer) = newer else { return self.push(slot) };
         self.slots[newer as usize].older = index(self.slots.len());
         self.slots.push(Slot { older: next, ..slot });
     }
@@ -157,38 +158,37 @@ impl Table {
         keys
     }
 
-    /// A table of the versions that `wanted` wants.
+    /// A table of the versions that `wanted` wants. Costs little more than a look at every part when
+    /// only the last ones are wanted, as at a flush.
     pub(crate) fn filtered(&self, wanted: impl Fn(Epoch, Span) -> bool) -> Table {
         let mut out = Table::default();
+        let is_wanted = |part: &Part| wanted(part.epoch, part.span);
+        let Some(first) = self.parts.iter().position(is_wanted) else { return out };
         // Where the wanted parts are in the new table.
-        let moved: Vec<u32> = self
-            .parts
-            .iter()
-            .map(|part| {
-                if !wanted(part.epoch, part.span) {
-                    return NONE;
-                }
+        let mut moved = Vec::with_capacity(self.parts.len() - first);
+        for part in &self.parts[first..] {
+            if is_wanted(part) {
+                moved.push(index(out.parts.len()));
                 out.parts.push(Part { body: part.body.clone(), ..*part });
-                index(out.parts.len() - 1)
-            })
-            .collect();
-        if out.parts.is_empty() {
-            return out;
+            } else {
+                moved.push(NONE);
+            }
         }
         out.last = self.last;
-        for (key, head) in &self.pages {
-            let kept = self.slots_from(*head).filter(|slot| moved[slot.part as usize] != NONE);
-            let kept: Vec<Slot> = kept.copied().collect();
-            for slot in kept.iter().rev() {
-                let content = match slot.content.checked_sub(1) {
-                    None => 0,
-                    Some(at) => {
-                        let (image, bytes) = &self.contents[at as usize];
-                        out.keep(*image, bytes.clone())
-                    }
-                };
-                out.push(*key, Slot { part: moved[slot.part as usize], content, ..*slot });
+        let from = self.slots.partition_point(|slot| (slot.part as usize) < first);
+        for slot in &self.slots[from..] {
+            let part = moved[slot.part as usize - first];
+            if part == NONE {
+                continue;
             }
+            let content = match slot.content.checked_sub(1) {
+                None => 0,
+                Some(at) => {
+                    let (image, bytes) = &self.contents[at as usize];
+                    out.keep(*image, bytes.clone())
+                }
+            };
+            out.chain(Slot { part, content, ..*slot });
         }
         out
     }
