@@ -6,13 +6,10 @@ use registry::{
     AddGroup, CreateVolume, GroupInfo, Member, NodeRegistered, NodeRegistration, OpenVolume,
     Problem, ProblemCode, SegmentPlace, VolumeInfo, WriterReady,
 };
-use types::{GROUP_BYTES_DEFAULT, NodeId, VolumeId, WRITE_QUORUM};
+use types::{GROUP_BYTES_DEFAULT, GROUP_BYTES_MIN, NodeId, VolumeId, WRITE_QUORUM};
 
 use crate::placement::{Candidate, place};
 use crate::state::{Change, GroupRecord, MemberRecord, NodeRecord, State, VolumeRecord};
-
-/// Smallest group, bytes: below it a group could not hold what a new database begins with.
-const GROUP_BYTES_MIN: u64 = 1 << 20;
 
 pub(crate) fn problem(code: ProblemCode, message: impl Into<String>) -> Problem {
     Problem { code, message: message.into() }

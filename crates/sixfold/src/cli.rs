@@ -135,7 +135,7 @@ pub(crate) struct ComputeArgs {
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Tuning {
     /// Bytes of pages at which a group is full; fixed when the volume is created [default: 10GB].
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_group)]
     pub group_size: Option<u64>,
     /// Round trip to add to traffic with other zones, milliseconds [default: 0].
     #[arg(long, value_name = "MS")]

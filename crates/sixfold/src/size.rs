@@ -19,9 +19,26 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(rule)
 }
 
+/// Parses the size of a group, which is fixed once a volume is created: too small a one is refused
+/// before it is noted anywhere.
+pub(crate) fn parse_group(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        bytes if bytes < types::GROUP_BYTES_MIN => {
+            Err(format!("`{text}` is too small a group; the least is 1MB"))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{parse, parse_group};
+
+    #[test]
+    fn a_group_has_at_least_a_megabyte() {
+        assert_eq!(parse_group("1MB"), Ok(1 << 20));
+        assert!(parse_group("5").is_err_and(|why| why.contains("least")));
+    }
 
     #[test]
     fn sizes_have_units_of_1024() {

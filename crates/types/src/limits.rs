@@ -20,5 +20,7 @@ pub const BATCH_BYTES_MAX: usize = 64 << 20;
 pub const FRAME_BYTES_MAX: usize = 72 << 20;
 /// Bytes of a group's pages at which the next group is opened, by default.
 pub const GROUP_BYTES_DEFAULT: u64 = 10 << 30;
+/// Smallest such number: below it a group could not hold what a new database begins with.
+pub const GROUP_BYTES_MIN: u64 = 1 << 20;
 /// Bytes that the writer may run ahead of the durable point before it waits (back-pressure).
 pub const WRITER_LEAD_BYTES_MAX: u64 = 64 << 20;
