@@ -70,7 +70,7 @@ tidy:
 docs:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items -q
 
-ci: fmt tidy lint docs test
+ci: install fmt tidy lint docs test
 
 clean:
 	$(CARGO) clean
