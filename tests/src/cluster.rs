@@ -224,6 +224,18 @@ impl Cluster {
             .with_context(|| format!("no writer in {status}"))
     }
 
+    /// The control plane's address.
+    ///
+    /// # Errors
+    /// When the status does not tell it.
+    pub fn control_address(&self) -> Result<String> {
+        let status = self.status()?;
+        let processes = status["processes"].as_array().context("processes")?;
+        let control = processes.iter().find(|process| process["role"] == "control");
+        let address = control.and_then(|process| process["address"].as_str());
+        Ok(address.context("the control plane's address")?.to_owned())
+    }
+
     /// Waits until `condition` of the status holds.
     ///
     /// # Errors
@@ -290,16 +302,10 @@ pub fn connect_to(port: u16) -> Result<Client> {
 /// # Errors
 /// When it cannot be started.
 pub fn second_writer(cluster: &Cluster, port: u16) -> Result<Child> {
-    let status = cluster.status()?;
-    let processes = status["processes"].as_array().context("processes")?;
-    let control = processes
-        .iter()
-        .find(|process| process["role"] == "control")
-        .and_then(|process| process["address"].as_str())
-        .context("the control plane's address")?;
+    let control = cluster.control_address()?;
     let log = File::create(cluster.dir.path().join("second.log"))?;
     Command::new(sixfold_binary())
-        .args(["compute", "--name", "writer-2", "--control", control])
+        .args(["compute", "--name", "writer-2", "--control", &control])
         .args(["--port", &port.to_string(), "--dir"])
         .arg(cluster.dir.path().join("second"))
         .stdin(Stdio::null())

@@ -1,11 +1,14 @@
 //! What must be refused is refused in one clear sentence, and nothing is changed by it.
 
-use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use tests::cluster::sixfold_binary;
-use tests::{Cluster, Options};
+use anyhow::{Context, Result, ensure};
+use tests::cluster::{PATIENCE, sixfold_binary, wait_for_exit};
+use tests::{Cluster, Options, SmallDisk};
 
 fn expect_refusal(output: &Output, status: i32, words: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
@@ -15,6 +18,118 @@ fn expect_refusal(output: &Output, status: i32, words: &[&str]) -> Result<()> {
     }
     ensure!(!said.contains("panicked"), "panicked: {said}");
     Ok(())
+}
+
+/// Runs a command that is to end by itself, and does not wait for ever when it does not.
+fn run_to_its_end(command: &mut Command) -> Result<Output> {
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    if let Err(error) = wait_for_exit(&mut child, PATIENCE) {
+        child.kill()?;
+        let said = String::from_utf8_lossy(&child.wait_with_output()?.stderr).into_owned();
+        return Err(error.context(said));
+    }
+    Ok(child.wait_with_output()?)
+}
+
+fn dev_up(dir: &Path) -> Command {
+    let mut command = Command::new(sixfold_binary());
+    command.args(["dev", "up", "--port", "1", "--dir"]).arg(dir);
+    command
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("ending a process: {error}");
+        }
+    }
+}
+
+/// A control plane alone, its log in `log`; comes back when it answers, with its address.
+fn control_plane(dir: &Path, log: File) -> Result<(Running, String)> {
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+    let child = Command::new(sixfold_binary())
+        .args(["control", "--listen", &address, "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()?;
+    let (mut control, begun) = (Running(child), Instant::now());
+    while TcpStream::connect(&address).is_err() {
+        let ended = control.0.try_wait()?;
+        ensure!(ended.is_none() && begun.elapsed() < PATIENCE, "no answer; it ended: {ended:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok((control, address))
+}
+
+#[test]
+fn a_cluster_does_not_begin_on_a_disk_without_room_and_says_so() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(64)? else { return Ok(()) };
+    let output = run_to_its_end(&mut dev_up(&disk.path().join("cluster")))?;
+    let place = disk.path().to_string_lossy().into_owned();
+    expect_refusal(&output, 1, &["room", "a new cluster", &place.to_lowercase(), "64 mb"])?;
+    disk.fill(true)?;
+    let output = run_to_its_end(&mut dev_up(&disk.path().join("cluster")))?;
+    expect_refusal(&output, 1, &["room", "a new cluster", "0 mb"])?;
+    let output = run_to_its_end(
+        Command::new(sixfold_binary())
+            .args(["control", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(disk.path().join("control")),
+    )?;
+    expect_refusal(&output, 1, &["room", "control plane", "0 mb"])?;
+    // Nothing of the attempts stands in the way of a better one.
+    ensure!(!disk.path().join("cluster/dev.json").exists(), "a cluster was noted");
+    ensure!(!disk.path().join("control/control.redb").exists(), "a store was begun");
+    Ok(())
+}
+
+#[test]
+fn a_node_does_not_begin_on_a_disk_without_room_and_says_so() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(64)? else { return Ok(()) };
+    let dir = tempfile::tempdir()?;
+    let (_control, address) = control_plane(dir.path(), File::create(dir.path().join("log"))?)?;
+    let output = run_to_its_end(
+        Command::new(sixfold_binary())
+            .args(["node", "--name", "a1", "--az", "a", "--listen", "127.0.0.1:0"])
+            .args(["--control", &address, "--dir"])
+            .arg(disk.path().join("a1")),
+    )?;
+    expect_refusal(&output, 1, &["room", "node a1", "64 mb"])
+}
+
+#[test]
+fn an_instance_without_room_leaves_the_volume_to_the_writer_that_has() -> Result<()> {
+    let Some(disk) = SmallDisk::mount(32)? else { return Ok(()) };
+    let cluster = Cluster::up(Options::default())?;
+    let epoch = |status: serde_json::Value| status["volume"]["epoch"].as_u64().context("epoch");
+    let before = epoch(cluster.status()?)?;
+    let output = run_to_its_end(
+        Command::new(sixfold_binary())
+            .args(["compute", "--name", "writer-2", "--control", &cluster.control_address()?])
+            .args(["--port", "1", "--dir"])
+            .arg(disk.path().join("instance")),
+    )?;
+    expect_refusal(&output, 1, &["room", "an instance"])?;
+    ensure!(epoch(cluster.status()?)? == before, "it opened the volume all the same");
+    cluster.connect()?.batch_execute("create table still(here int)")?;
+    Ok(())
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_no_process() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let full = File::options().write(true).open("/dev/full")?;
+    let (mut control, address) = control_plane(dir.path(), full)?;
+    // It logs as it starts and, since this is no question, again.
+    std::io::Write::write_all(&mut TcpStream::connect(&address)?, b"nonsense\r\n\r\n")?;
+    std::thread::sleep(Duration::from_millis(500));
+    ensure!(control.0.try_wait()?.is_none(), "it ended");
+    TcpStream::connect(&address).context("it no longer answers").map(drop)
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use env::{RealDisk, room};
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::skeleton::make_directory;
@@ -83,6 +84,25 @@ pub fn sweep_later(instance: &Path) -> io::Result<()> {
     std::thread::Builder::new().name("sweep".to_owned()).spawn(work).map(drop)
 }
 
+/// Makes sure that a directory can be laid out: where the disk is too full for it, what is there
+/// goes first, at once; it is a cache, and often what fills the disk.
+///
+/// # Errors
+/// When there is too little room even so, or the file system refuses.
+pub fn make_room(instance: &Path, needed: u64) -> anyhow::Result<()> {
+    let is_enough = room::free(&RealDisk, instance)? >= needed;
+    for name in [ASIDE, "pgdata", "tablespaces", "shm/maps"].iter().filter(|_| !is_enough) {
+        let path = instance.join(name);
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot delete {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(room::require(&RealDisk, instance, needed, "an instance")?)
+}
+
 /// Deletes what was moved aside.
 ///
 /// # Errors
@@ -111,6 +131,21 @@ mod tests {
         sweep(instance).expect("swept");
         let left: Vec<_> = fs::read_dir(instance).expect("there").flatten().collect();
         assert_eq!(left.len(), 1, "only pgdata: {left:?}");
+    }
+
+    #[test]
+    fn a_full_disk_is_freed_of_the_cache_before_and_else_refused_with_the_figures() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let instance = scratch.path();
+        for name in ["old/1", "pgdata/base", "tablespaces/7", "shm/maps"] {
+            fs::create_dir_all(instance.join(name)).expect("made");
+        }
+        make_room(instance, 1).expect("enough");
+        assert!(instance.join("pgdata/base").exists(), "left alone while there is room");
+        let error = make_room(instance, u64::MAX).expect_err("never enough").to_string();
+        assert!(error.contains("make room"), "{error}");
+        let left: Vec<_> = fs::read_dir(instance).expect("there").flatten().collect();
+        assert!(left.iter().all(|entry| entry.file_name() == "shm"), "{left:?}");
     }
 
     #[test]

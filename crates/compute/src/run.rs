@@ -33,6 +33,10 @@ use crate::{settings, signals};
 
 /// Longest time from PostgreSQL's start to its readiness.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes that an instance writes until it is ready: a log segment, small files, presence maps.
+const ROOM_TO_OPEN: u64 = 40 << 20;
+/// The same with a database to be made first, by `initdb`.
+const ROOM_TO_CREATE: u64 = 120 << 20;
 /// Longest orderly shutdown.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -141,6 +145,9 @@ impl<'a> Daemon<'a> {
 
     /// Opens the volume with a new epoch and timeline, and fills it first if it is empty.
     fn open(&self, volume: &VolumeInfo, opening: &mut Opening) -> anyhow::Result<Found> {
+        // Before the epoch rises: whoever writes now goes on when there is no room here.
+        let needed = if volume.initialized { ROOM_TO_OPEN } else { ROOM_TO_CREATE };
+        directories::make_room(&self.host.config.dir, needed)?;
         loop {
             let timelines = Timelines::NextAfterOr(Timeline(1));
             let opened = self.open_once(volume, None, timelines, opening)?;

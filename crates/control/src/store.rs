@@ -1,11 +1,15 @@
 //! The records, durable: one redb file. A change is on disk before anyone is told of it (rule C1).
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use env::{RealDisk, room};
+use redb::{
+    Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError,
+    TableDefinition,
+};
 use types::ClusterId;
 
 use crate::state::{Change, NodeRecord, State, VolumeRecord};
@@ -13,6 +17,8 @@ use crate::state::{Change, NodeRecord, State, VolumeRecord};
 /// Layout of the file; another one is refused by name.
 const FORMAT: &str = "sixfold-control-1";
 const FILE: &str = "control.redb";
+/// Bytes that a new store takes at once, and as many to grow.
+const ROOM: u64 = 8 << 20;
 
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 const NODES: TableDefinition<&str, &str> = TableDefinition::new("nodes");
@@ -30,12 +36,20 @@ impl Store {
         fs::create_dir_all(dir)
             .with_context(|| format!("cannot create the control directory {}", dir.display()))?;
         let path = dir.join(FILE);
+        if !path.exists() {
+            room::require(&RealDisk, dir, ROOM, "a control plane")?;
+        }
         let database = match Database::create(&path) {
             Ok(database) => database,
             Err(DatabaseError::DatabaseAlreadyOpen) => bail!(
                 "{} is in use by another control plane; stop that one or choose another --dir",
                 path.display()
             ),
+            Err(DatabaseError::Storage(StorageError::Io(error)))
+                if error.kind() != ErrorKind::InvalidData =>
+            {
+                return Err(error).with_context(|| format!("cannot open {}", path.display()));
+            }
             Err(error) => {
                 return Err(error).with_context(|| {
                     format!(

@@ -66,7 +66,7 @@ pub enum ErrorKind {
 
 /// A disk operation that failed.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{operation} {} at offset {offset}: {detail}", path.display())]
+#[error("{operation} {} at offset {offset}: {detail}{}", path.display(), advice(*kind))]
 pub struct DiskError {
     /// What was being done.
     pub operation: Operation,
@@ -78,6 +78,14 @@ pub struct DiskError {
     pub kind: ErrorKind,
     /// The system's words.
     pub detail: String,
+}
+
+/// What the operator does about it, where that follows from the class.
+fn advice(kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::Full => format!("; {}", crate::room::FULL),
+        _ => String::new(),
+    }
 }
 
 impl fmt::Display for Operation {

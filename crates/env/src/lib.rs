@@ -4,7 +4,7 @@
 //! and on one that loses what was not synced. Every order of sync and rename that durability rests on
 //! is in [`recipes`] and nowhere else.
 //!
-//! Reading order: [`disk`] (traits and errors), [`recipes`], [`real`], [`mem`], [`clock`],
+//! Reading order: [`disk`] (traits and errors), [`recipes`], [`room`], [`real`], [`mem`], [`clock`],
 //! [`conformance`].
 
 pub mod clock;
@@ -13,6 +13,7 @@ pub mod disk;
 pub mod mem;
 pub mod real;
 pub mod recipes;
+pub mod room;
 
 pub use clock::{Clock, ManualClock, RealClock};
 pub use disk::{Disk, DiskError, ErrorKind, File, Mode, Operation};

@@ -363,8 +363,8 @@ impl LogLoop {
         let entries = std::mem::take(&mut self.persist);
         let begin = Instant::now();
         self.shared.store.append(&entries).context(
-            "the hot log cannot be written; nothing more is acknowledged by this node, whose disk \
-             is to be replaced and its segments rebuilt from their peers",
+            "the hot log cannot be written, so nothing more is acknowledged by this node: if its \
+             disk is broken, replace it and the segments are rebuilt from their peers",
         )?;
         self.shared.metrics.syncs.inc();
         self.shared.metrics.sync_seconds.observe(begin.elapsed().as_secs_f64());

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use env::Disk;
+use env::{Disk, room};
 use protocol::Segment;
 use registry::{Client, NodeRegistered, NodeRegistration};
 use segstore::{Identity, RestoredSegment, Store};
@@ -19,6 +19,9 @@ use wire::SegmentSpec;
 use crate::config::NodeConfig;
 
 const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// A new store takes the room of so many log files: one in use, one ready for when it is full, and
+/// as much for what is flushed from them.
+const FILES_AT_FIRST: u64 = 3;
 
 /// What a node starts with.
 pub(crate) struct Started {
@@ -68,6 +71,8 @@ pub(crate) fn start(
             (identity, store, restored)
         }
         (None, Some(registered)) => {
+            let what = format!("node {}", config.name);
+            room::require(disk.as_ref(), dir, FILES_AT_FIRST * options.log_file_bytes, &what)?;
             let identity = Identity { cluster: registered.cluster, node: config.name, incarnation };
             let store = Store::create(disk, engine, dir, identity, options)
                 .with_context(|| format!("cannot create a store in {}", dir.display()))?;

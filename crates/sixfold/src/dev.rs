@@ -7,12 +7,14 @@
 //! - V4: killing an instance means its daemon and every process that works in its directory.
 //!
 //! Reading order: [`layout`] (files, addresses, options), [`member`] (who there is, how each is
-//! started), [`up`] (the supervisor), [`request`] (`dev start`), [`disturb`] (`dev kill`, `dev wipe`).
+//! started), [`up`] (the supervisor; [`room`] on the disk), [`request`] (`dev start`), [`disturb`]
+//! (`dev kill`, `dev wipe`).
 
 pub(crate) mod disturb;
 pub(crate) mod layout;
 pub(crate) mod member;
 mod ready;
 pub(crate) mod request;
+mod room;
 mod supervisor;
 pub(crate) mod up;

@@ -10,10 +10,12 @@ mod postgres;
 mod privileges;
 mod processes;
 mod roles;
+mod say;
 mod signals;
 mod size;
 mod status;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -26,9 +28,20 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sixfold: {error:#}");
+            say::say(&format!("sixfold: {error:#}{}", advice(&error)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What to do about a failure whose own words cannot say it.
+fn advice(error: &anyhow::Error) -> String {
+    let is_full = |cause: &io::Error| {
+        matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    };
+    match error.chain().filter_map(|cause| cause.downcast_ref()).any(is_full) {
+        true => format!("; {}", env::room::FULL),
+        false => String::new(),
     }
 }
 

@@ -93,9 +93,13 @@ pub(crate) fn compute(args: ComputeArgs) -> anyhow::Result<()> {
 
 /// Copies the preload library into the instance's directory: PostgreSQL's user can read it there,
 /// and a rebuild does not change it under a running server. By renaming, because a server that
-/// outlived its daemon still has the old file mapped.
+/// outlived its daemon still has the old file mapped; and only when it changed, because a full disk
+/// must not keep the daemon from that server.
 fn take_shim(shim: &Path, dir: &Path) -> anyhow::Result<PathBuf> {
     let (copy, draft) = (dir.join("libsixfold_shim.so"), dir.join("libsixfold_shim.so.new"));
+    if fs::read(&copy).ok().is_some_and(|old| fs::read(shim).is_ok_and(|new| old == new)) {
+        return Ok(copy);
+    }
     fs::copy(shim, &draft)
         .and_then(|_| fs::rename(&draft, &copy))
         .with_context(|| format!("cannot copy {} to {}", shim.display(), copy.display()))?;

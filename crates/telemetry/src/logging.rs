@@ -33,7 +33,12 @@ pub fn init_logging(role: &str, name: &str) -> anyhow::Result<()> {
         }
     };
     let json = std::env::var("SIXFOLD_LOG_FORMAT").is_ok_and(|format| format == "json");
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // A line that cannot be written is lost. Reported, it would go to standard error, which may be
+    // the same full disk, and end the process.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .log_internal_errors(false);
     // An earlier subscriber (a test's) stays: both outcomes leave the process with one.
     let started =
         if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };

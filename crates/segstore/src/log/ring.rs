@@ -92,9 +92,13 @@ impl Log {
         for (life, file) in tail.files {
             lives.insert(life, file);
         }
-        let fits = |file: &&LogFile| file.bytes == file_bytes;
-        let (mut spare, mut next_name) = (tail.spare, tail.next_name);
-        let first = match spare.iter().find(fits) {
+        let mut next_name = tail.next_name;
+        // Files of another size first: one that a full disk cut short is in the way of the next.
+        let (mut spare, misfits): (Vec<_>, Vec<_>) =
+            tail.spare.into_iter().partition(|file| file.bytes == file_bytes);
+        let names: Vec<String> = misfits.into_iter().map(|file| file.name).collect();
+        recipes::remove_all(&*disk, &dir, &names)?;
+        let first = match spare.first() {
             Some(file) => file.clone(),
             None => {
                 next_name += 1;
@@ -117,7 +121,6 @@ impl Log {
             oldest_needed: tail.oldest.max(1),
             oldest_durable: tail.oldest.max(1),
         };
-        log.drop_misfits()?;
         log.roll(0)?;
         Ok(log)
     }
@@ -129,16 +132,6 @@ impl Log {
     /// Where the next unit goes.
     pub(crate) fn position(&self) -> Position {
         self.at
-    }
-
-    /// Files that replay could not use.
-    fn drop_misfits(&mut self) -> Result<(), DiskError> {
-        let bytes = self.file_bytes;
-        let (fit, unfit): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.spare).into_iter().partition(|file| file.bytes == bytes);
-        self.spare = fit;
-        let names: Vec<String> = unfit.into_iter().map(|file| file.name).collect();
-        recipes::remove_all(&*self.disk, &self.dir, &names)
     }
 
     /// Writes entries durably; returns where each payload lies, and the bytes written.

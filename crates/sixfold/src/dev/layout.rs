@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,8 @@ pub(crate) const WRITER: &str = "writer";
 pub(crate) const DEFAULT_PORT: u16 = 5432;
 /// A path longer than this leaves no room for PostgreSQL's socket below it (the system's limit is 107).
 const INSTANCES_PATH_MAX: usize = 64;
+/// What is made before `dev.json` says that a directory is a cluster's.
+const LEFT_BEFORE_BEGUN: [&str; 5] = ["run", "log", "nodes", "instances", "dev.json.new"];
 /// Below the range from which the system takes ports for outgoing connections.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
@@ -101,16 +104,19 @@ impl Layout {
         let path = self.saved_file();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
                 return self.check_empty().map(|()| None);
             }
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        let format = serde_json::from_str::<serde_json::Value>(&text)
-            .ok()
-            .and_then(|json| json.get("format").and_then(serde_json::Value::as_u64));
+        let damaged =
+            || format!("{} is damaged; restore it, or choose another --dir", path.display());
+        let json: serde_json::Value = serde_json::from_str(&text).with_context(damaged)?;
+        let format = json.get("format").and_then(serde_json::Value::as_u64);
         ensure!(
             format == Some(FORMAT.into()),
             "{} was written by another version (format {}, this one reads {FORMAT}); run that \
@@ -118,25 +124,24 @@ impl Layout {
             path.display(),
             format.map_or_else(|| "unknown".to_owned(), |format| format.to_string()),
         );
-        serde_json::from_str(&text).map(Some).with_context(|| {
-            format!("{} is damaged; restore it, or choose another --dir", path.display())
-        })
+        serde_json::from_value(json).map(Some).with_context(damaged)
     }
 
     fn check_empty(&self) -> anyhow::Result<()> {
         match fs::read_dir(&self.dir) {
-            // A run that failed before it began leaves nothing but these.
+            // A run that failed before it began, on a full disk perhaps, leaves nothing but these.
             Ok(mut entries) => ensure!(
                 entries.all(|entry| entry.is_ok_and(|entry| {
-                    ["run", "log", "nodes"].iter().any(|ours| entry.file_name() == *ours)
+                    LEFT_BEFORE_BEGUN.iter().any(|ours| entry.file_name() == *ours)
                 })),
                 "{} is not empty and not a cluster of ours; choose another --dir",
                 self.dir.display()
             ),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 let dir = self.dir.display();
-                return Err(error).with_context(|| format!("cannot use {dir} as --dir"));
+                return Err(error)
+                    .with_context(|| format!("cannot use {dir} as --dir; choose another"));
             }
         }
         Ok(())
@@ -352,5 +357,11 @@ mod tests {
         fs::write(layout.saved_file(), "{\"format\": 99}").expect("written");
         let error = layout.load().expect_err("another version").to_string();
         assert!(error.contains("format 99"), "{error}");
+        fs::write(layout.saved_file(), "{\"format\": 1, ").expect("written");
+        let error = layout.load().expect_err("cut short").to_string();
+        assert!(error.contains("damaged"), "{error}");
+        let error = Layout::new(&layout.saved_file()).and_then(|file| file.load());
+        let error = error.expect_err("a file").to_string();
+        assert!(error.contains("choose another"), "{error}");
     }
 }

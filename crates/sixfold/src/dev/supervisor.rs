@@ -12,6 +12,7 @@ use super::layout::{Layout, Saved};
 use super::member::{self, Member, Role};
 use super::request;
 use crate::processes::{Process, signal_all};
+use crate::say::say;
 use crate::signals;
 
 /// How long the instance may take to stop in order before it is killed: nothing is lost by that.
@@ -70,7 +71,7 @@ impl Supervisor {
                 self.start(member)
             });
             if let Err(error) = served {
-                eprintln!("a request was not served: {error:#}");
+                say(&format!("a request was not served: {error:#}"));
             }
         }
         self.collect();
@@ -83,7 +84,7 @@ impl Supervisor {
             let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
             let Some(member) = self.children.remove(&pid) else { continue };
             let how = describe(status);
-            eprintln!("{} (process {pid}) ended: {how}", member.name);
+            say(&format!("{} (process {pid}) ended: {how}", member.name));
             self.ends.insert(member.name, how);
         }
     }
@@ -91,7 +92,7 @@ impl Supervisor {
     /// Stops everything: the instance first, while the nodes can still take its last log. A second
     /// request to stop, or a member that takes too long, is answered by killing.
     pub fn stop(&mut self) {
-        eprintln!("stopping");
+        say("stopping");
         let asked = signals::requests();
         let (instances, others): (Vec<_>, Vec<_>) =
             member::all().partition(|member| member.role == Role::Compute);
@@ -124,7 +125,8 @@ impl Supervisor {
                     .filter(|member| !member.processes(&self.layout, &self.saved).is_empty())
                     .map(|member| member.name)
                     .collect();
-                eprintln!("killing {}: not stopped in order; nothing is lost", names.join(" "));
+                let names = names.join(" ");
+                say(&format!("killing {names}: not stopped in order; nothing is lost"));
                 report(signal_all(Signal::KILL, || look(&self.layout, &self.saved)).map(drop));
                 break;
             }
@@ -141,7 +143,7 @@ fn signal_each(processes: &[Process], signal: Signal) -> anyhow::Result<()> {
 
 fn report(result: anyhow::Result<()>) {
     if let Err(error) = result {
-        eprintln!("{error:#}");
+        say(&format!("{error:#}"));
     }
 }
 

@@ -12,11 +12,12 @@ use rustix::process::Signal;
 
 use super::layout::{Layout, Saved};
 use super::member::{self, Role};
-use super::ready;
 use super::supervisor::Supervisor;
+use super::{ready, room};
 use crate::cli::UpArgs;
 use crate::privileges::{User, is_root};
 use crate::processes::{signal_all, wait_gone};
+use crate::say::say;
 use crate::{postgres, signals};
 
 /// Runs a cluster until it is asked to stop.
@@ -35,6 +36,7 @@ pub(crate) fn run(args: &UpArgs) -> anyhow::Result<()> {
     let saved = Saved::merge(&layout, before, args.port, &args.tuning)?;
     end_strays(&layout, &saved)?;
     check_port(saved.port)?;
+    room::check(&layout, &saved)?;
     signals::install()?;
     let mut supervisor = prepare(layout, saved)?;
     let outcome = bring_up(&mut supervisor).and_then(|ready| match ready {
@@ -71,7 +73,7 @@ fn end_strays(layout: &Layout, saved: &Saved) -> anyhow::Result<()> {
     let look = || member::all().flat_map(|member| member.processes(layout, saved)).collect();
     let count = signal_all(Signal::KILL, look)?;
     if count > 0 {
-        eprintln!("ended {count} processes left behind by an earlier run");
+        say(&format!("ended {count} processes left behind by an earlier run"));
         if !wait_gone(Duration::from_secs(10), look) {
             bail!("processes of an earlier run do not end; see `ps`, then try again");
         }
@@ -106,11 +108,8 @@ fn prepare(layout: Layout, mut saved: Saved) -> anyhow::Result<Supervisor> {
 
 /// Starts everything; false when asked to stop meanwhile.
 fn bring_up(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
-    eprintln!(
-        "cluster in {}, logs in {}",
-        supervisor.layout.dir.display(),
-        supervisor.layout.logs().display()
-    );
+    let (dir, logs) = (&supervisor.layout.dir, supervisor.layout.logs());
+    say(&format!("cluster in {}, logs in {}", dir.display(), logs.display()));
     start(supervisor, Role::Control)?;
     if !ready::control(supervisor)? {
         return Ok(false);
@@ -119,7 +118,7 @@ fn bring_up(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
     if !ready::nodes(supervisor)? {
         return Ok(false);
     }
-    eprintln!("six storage nodes are up, opening the volume");
+    say("six storage nodes are up, opening the volume");
     start(supervisor, Role::Compute)?;
     if !ready::write(supervisor)? {
         return Ok(false);
