@@ -1,17 +1,18 @@
 //! A cluster's ordinary life: start, work, clean stop, resume, a thrown-away compute host.
 
 use anyhow::{Result, ensure};
-use tests::tools::{amcheck, check_pgbench_sums, pgbench};
+use tests::tools::{amcheck, check_pgbench_sums, pgbench, pgbench_fingerprint};
 use tests::{Cluster, Options};
 
 #[test]
-fn pages_from_storage_alone_pass_amcheck_and_keep_every_sum() -> Result<()> {
+fn pages_from_storage_alone_pass_amcheck_and_keep_every_row() -> Result<()> {
     let mut cluster = Cluster::up(Options::default())?;
     pgbench(&cluster, &["-i", "-q", "-s", "5"])?;
     pgbench(&cluster, &["-c", "8", "-j", "2", "-T", "10"])?;
     cluster.connect()?.batch_execute("vacuum")?;
     amcheck(&cluster)?;
-    let before = check_pgbench_sums(&cluster)?;
+    check_pgbench_sums(&cluster)?;
+    let before = pgbench_fingerprint(&cluster)?;
 
     cluster.kill("writer", "TERM")?;
     cluster.wait_until("the writer is down", |status| {
@@ -23,12 +24,13 @@ fn pages_from_storage_alone_pass_amcheck_and_keep_every_sum() -> Result<()> {
     cluster.start("writer")?;
     cluster.connect_when_ready()?;
     amcheck(&cluster)?;
-    ensure!(check_pgbench_sums(&cluster)? == before, "sums changed over a wipe");
+    ensure!(pgbench_fingerprint(&cluster)? == before, "rows changed over a wipe");
 
     // And once more through a clean stop of everything.
     cluster.down()?;
     cluster.resume()?;
-    ensure!(check_pgbench_sums(&cluster)? == before, "sums changed over a restart");
+    ensure!(pgbench_fingerprint(&cluster)? == before, "rows changed over a restart");
+    check_pgbench_sums(&cluster)?;
     pgbench(&cluster, &["-c", "4", "-j", "2", "-t", "50"])?;
     amcheck(&cluster)
 }
