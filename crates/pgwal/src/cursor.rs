@@ -1,15 +1,15 @@
 //! Bounds-checked little-endian reads. Crate-private.
 
-use bytes::Bytes;
+use crate::record::Source;
 
 /// Reads fields one after the other; `None` when the bytes end before.
-pub(crate) struct Cursor<'a> {
-    bytes: &'a Bytes,
+pub(crate) struct Cursor<'a, B> {
+    bytes: &'a B,
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
-    pub(crate) fn new(bytes: &'a Bytes) -> Cursor<'a> {
+impl<'a, B: Source> Cursor<'a, B> {
+    pub(crate) fn new(bytes: &'a B) -> Cursor<'a, B> {
         Cursor { bytes, at: 0 }
     }
 
@@ -48,11 +48,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `count` bytes, as a view.
-    pub(crate) fn take(&mut self, count: usize) -> Option<Bytes> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<B> {
         if count > self.left() {
             return None;
         }
-        let taken = self.bytes.slice(self.at..self.at + count);
+        let taken = self.bytes.part(self.at..self.at + count);
         self.at += count;
         Some(taken)
     }
@@ -71,7 +71,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes up to the next zero byte, which is taken too.
-    pub(crate) fn c_string(&mut self) -> Option<Bytes> {
+    pub(crate) fn c_string(&mut self) -> Option<B> {
         let rest = self.bytes.get(self.at..)?;
         let length = rest.iter().position(|byte| *byte == 0)?;
         let text = self.take(length)?;

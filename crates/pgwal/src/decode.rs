@@ -7,7 +7,8 @@
 //! Invariants: `payload` holds what was fed after `payload_at` (a count of payload bytes since the
 //! decoder was made) and not handed out yet; `marks` are the page headers at or after it, in order;
 //! nothing is consumed by a call of `next` that does not return a record, so that it can be
-//! repeated, and [`Decoder::rewind`] can always go back to the end of the last record.
+//! repeated, and [`Decoder::rewind`] can always go back to the end of the last record. A record that
+//! was lent ([`Decoder::next_borrowed`]) counts as returned; it leaves the buffer with the next call.
 
 use std::collections::VecDeque;
 
@@ -82,7 +83,18 @@ pub struct Decoder {
     foreign: u32,
     /// Record that a page header abandoned; the next record must say so.
     abandoned: Option<Lsn>,
+    /// Record that was lent out of the buffer and is taken off it by the next call.
+    lent: Option<Found>,
     waiting: Waiting,
+}
+
+/// A whole and checked record at the front of the buffer.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    span: Span,
+    length: usize,
+    /// The rest of its segment is empty.
+    is_switch: bool,
 }
 
 impl Decoder {
@@ -116,6 +128,7 @@ impl Decoder {
             padding: 0,
             foreign: 0,
             abandoned: None,
+            lent: None,
             waiting: Waiting::Empty,
         }
     }
@@ -123,19 +136,20 @@ impl Decoder {
     /// End of the last record returned; the start position before the first.
     #[must_use]
     pub fn position(&self) -> Lsn {
-        self.position
+        self.lent.map_or(self.position, |found| found.span.end)
     }
 
     /// Start of the last record returned.
     #[must_use]
     pub fn prev(&self) -> Option<Lsn> {
-        self.prev
+        self.lent.map(|found| found.span.start).or(self.prev)
     }
 
     /// The position that the next [`Decoder::feed`] must begin at.
     #[must_use]
     pub fn wants(&self) -> Lsn {
-        self.fed.max(self.skip_until)
+        let switched = self.lent.filter(|found| found.is_switch).map(|found| found.span.end);
+        self.fed.max(self.skip_until).max(switched.unwrap_or(Lsn::ZERO))
     }
 
     /// Why the last [`Decoder::next`] returned `None`.
@@ -155,6 +169,7 @@ impl Decoder {
     /// # Errors
     /// [`WalError::Gap`]; then nothing is taken.
     pub fn feed(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), WalError> {
+        self.settle();
         if at < self.fed || at > self.wants() || at > LSN_MAX {
             return Err(WalError::Gap { at, expected: self.wants() });
         }
@@ -172,6 +187,7 @@ impl Decoder {
     /// Forgets everything that was fed after the last record. Feeding goes on at
     /// [`Decoder::position`], which is returned.
     pub fn rewind(&mut self) -> Lsn {
+        self.settle();
         self.payload.clear();
         self.marks.clear();
         self.partial.1 = 0;
@@ -225,11 +241,44 @@ impl Decoder {
     /// until the decoder is rewound and fed other bytes.
     #[expect(clippy::should_implement_trait, reason = "an error does not end the stream")]
     pub fn next(&mut self) -> Result<Option<Record>, WalError> {
+        let Some(found) = self.find()? else { return Ok(None) };
+        let whole = self.payload.split_to(found.length).freeze();
+        match Record::parse(found.span, whole.clone()) {
+            Ok(record) => {
+                self.payload_at += found.length as u64;
+                self.pass(found);
+                Ok(Some(record))
+            }
+            Err(error) => {
+                // Only a good record is consumed.
+                let rest = std::mem::take(&mut self.payload);
+                self.payload = BytesMut::from(&whole[..]);
+                self.payload.extend_from_slice(&rest);
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Decoder::next`], for whoever is done with a record before asking for the next one: nothing
+    /// is shared, so nothing is counted.
+    ///
+    /// # Errors
+    /// As [`Decoder::next`].
+    pub fn next_borrowed(&mut self) -> Result<Option<Record<&[u8]>>, WalError> {
+        let Some(found) = self.find()? else { return Ok(None) };
+        let record = Record::parse(found.span, &self.payload[..found.length])?;
+        self.lent = Some(found);
+        Ok(Some(record))
+    }
+
+    /// The next record, if it is all there.
+    fn find(&mut self) -> Result<Option<Found>, WalError> {
+        self.settle();
         loop {
             let Some(start) = self.enter()? else { return Ok(None) };
             let Some(length) = self.claimed_length(start)? else { return Ok(None) };
             match self.cross_pages(start, length)? {
-                Crossing::Whole => return self.cut(start, length).map(Some),
+                Crossing::Whole => return self.judge(start, length).map(Some),
                 Crossing::Incomplete => {
                     let held = self.payload.len().min(length as usize) as u32;
                     self.waiting = Waiting::Record { start, length, held };
@@ -385,8 +434,8 @@ impl Decoder {
         self.abandoned = Some(start);
     }
 
-    /// Checks the whole record and takes it off the buffer.
-    fn cut(&mut self, start: Lsn, length: u32) -> Result<Record, WalError> {
+    /// Checks the whole record.
+    fn judge(&self, start: Lsn, length: u32) -> Result<Found, WalError> {
         let wrong = |problem| WalError::Record { start, length, problem };
         let bytes = &self.payload[..length as usize];
         let stored = bytes[header::CRC..].first_chunk().map_or(0, |crc| u32::from_le_bytes(*crc));
@@ -418,30 +467,30 @@ impl Decoder {
         let segment = u64::from(self.segment_size());
         let switched = Lsn(end.0.next_multiple_of(segment));
         let span = Span { start, end: if is_switch { switched } else { end } };
+        Ok(Found { span, length: length as usize, is_switch })
+    }
 
-        // Parse a view first: only a good record is consumed.
-        let whole = self.payload.split_to(length as usize).freeze();
-        let record = match Record::parse(span, whole.clone()) {
-            Ok(record) => record,
-            Err(error) => {
-                let rest = std::mem::take(&mut self.payload);
-                self.payload = BytesMut::from(&whole[..]);
-                self.payload.extend_from_slice(&rest);
-                return Err(error);
-            }
-        };
-        drop(whole);
-        self.payload_at += u64::from(length);
-        self.padding = (length as usize).next_multiple_of(8) - length as usize;
-        self.marks.drain(..self.checked);
-        self.checked = 0;
-        self.abandoned = None;
-        self.prev = Some(start);
-        self.position = span.end;
-        if is_switch {
-            self.skip_to(span.end);
+    /// Takes a lent record off the buffer.
+    fn settle(&mut self) {
+        if let Some(found) = self.lent.take() {
+            self.advance(found.length);
+            self.pass(found);
         }
-        Ok(record)
+    }
+
+    /// Goes on behind a record that is off the buffer.
+    fn pass(&mut self, found: Found) {
+        self.padding = found.length.next_multiple_of(8) - found.length;
+        if self.checked > 0 {
+            self.marks.drain(..self.checked);
+            self.checked = 0;
+        }
+        self.abandoned = None;
+        self.prev = Some(found.span.start);
+        self.position = found.span.end;
+        if found.is_switch {
+            self.skip_to(found.span.end);
+        }
     }
 
     /// Passes over everything before `until`, fed or not.

@@ -14,7 +14,7 @@ use types::Lsn;
 use crate::error::WalError;
 use crate::keys::{Fork, Rel, Slru};
 use crate::layout::op::{self, rm};
-use crate::record::Record;
+use crate::record::{Record, Source};
 use crate::slru::{self, SlruTruncate};
 use crate::{fsm, vm};
 
@@ -340,7 +340,7 @@ impl Xact {
 ///
 /// # Errors
 /// [`WalError::Unknown`], [`WalError::CustomManager`] or [`WalError::Malformed`].
-pub fn effects(record: &Record) -> Result<Effects, WalError> {
+pub fn effects(record: &Record<impl Source>) -> Result<Effects, WalError> {
     let op = kind(record)?;
     let mut effects = Effects::default();
     effects.saw_xid(record.xid);
@@ -375,7 +375,7 @@ pub fn effects(record: &Record) -> Result<Effects, WalError> {
 ///
 /// # Errors
 /// [`WalError::Unknown`] or [`WalError::CustomManager`].
-pub fn kind(record: &Record) -> Result<u8, WalError> {
+pub fn kind(record: &Record<impl Source>) -> Result<u8, WalError> {
     let (start, rmid, info) = (record.span.start, record.rmid, record.info);
     match op::identify(rmid, info) {
         Some(op) => Ok(op),
@@ -384,7 +384,7 @@ pub fn kind(record: &Record) -> Result<u8, WalError> {
     }
 }
 
-fn malformed(record: &Record, what: &'static str) -> WalError {
+fn malformed(record: &Record<impl Source>, what: &'static str) -> WalError {
     let (start, rmid, info) = (record.span.start, record.rmid, record.info);
     WalError::Malformed { start, rmid, info, what }
 }

@@ -2,7 +2,7 @@
 
 use crate::layout::BLOCK_SIZE;
 use crate::pglz;
-use crate::record::{BlockImage, Compression};
+use crate::record::{BlockImage, Compression, Source};
 
 /// An image that cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub struct ImageError {
     pub what: &'static str,
 }
 
-impl BlockImage {
+impl<B: Source> BlockImage<B> {
     /// Writes the page to `page`. On an error the content of `page` is not defined.
     ///
     /// # Errors
@@ -54,7 +54,9 @@ impl BlockImage {
         page[hole..hole + hole_length].fill(0);
         Ok(())
     }
+}
 
+impl BlockImage {
     /// The image of a whole page, uncompressed: without the hole when the page has one that
     /// PostgreSQL would leave out (`standard`: between `pd_lower` and `pd_upper`).
     #[must_use]
@@ -125,7 +127,7 @@ mod tests {
         ) {
             let compression =
                 [Compression::None, Compression::Pglz, Compression::Lz4, Compression::Zstd][which];
-            let stored = stored.into();
+            let stored = Bytes::from(stored);
             let image = BlockImage { stored, hole_offset, hole_length, compression, apply: true };
             let mut page = [0; BLOCK_SIZE];
             prop_assert!(image.restore(&mut page).is_ok() || image.restore(&mut page).is_err());

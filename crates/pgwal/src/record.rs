@@ -1,6 +1,9 @@
 //! A decoded WAL record (PostgreSQL 15: `access/xlogrecord.h`), and taking one apart.
 
+use std::ops::{Deref, Range};
+
 use bytes::Bytes;
+use smallvec::SmallVec;
 use types::{Lsn, Span};
 
 use crate::cursor::Cursor;
@@ -8,15 +11,44 @@ use crate::error::{RecordProblem, WalError};
 use crate::keys::{Fork, Rel};
 use crate::layout::{BLOCK_SIZE, block as flag, record as layout};
 
+/// Where a record's bytes are: shared ([`Bytes`]: views keep the buffer) or borrowed (`&[u8]`: nothing
+/// is counted, for whoever only reads the record while it has the bytes).
+pub trait Source: Clone + Default + Deref<Target = [u8]> {
+    /// A view of these bytes, which must be within them.
+    fn part(&self, range: Range<usize>) -> Self;
+    /// The bytes to keep.
+    fn into_shared(self) -> Bytes;
+}
+
+impl Source for Bytes {
+    fn part(&self, range: Range<usize>) -> Bytes {
+        self.slice(range)
+    }
+
+    fn into_shared(self) -> Bytes {
+        self
+    }
+}
+
+impl Source for &[u8] {
+    fn part(&self, range: Range<usize>) -> Self {
+        &self[range]
+    }
+
+    fn into_shared(self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+}
+
 /// A record with its headers taken apart. `bytes` is the record as `xl_tot_len` counts it (headers
 /// included, WAL page headers left out); all other slices are views of it.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Record<B = Bytes> {
     /// Where the record lies in the log. `end` is what PostgreSQL stamps on pages (`EndRecPtr`):
     /// the aligned end; after XLOG_SWITCH the end of the segment.
     pub span: Span,
     /// `xl_prev`: start of the record before.
-    pub prev: types::Lsn,
+    pub prev: Lsn,
     /// `xl_xid`.
     pub xid: u32,
     /// `xl_rmid`.
@@ -28,33 +60,35 @@ pub struct Record {
     /// Top-level transaction id, if the record names one (wal_level=logical).
     pub top_xid: Option<u32>,
     /// Block references in order of id.
-    pub blocks: Vec<BlockRef>,
+    pub blocks: Vec<BlockRef<B>>,
     /// The record's main data.
-    pub main: Bytes,
+    pub main: B,
     /// The whole record.
-    pub bytes: Bytes,
+    pub bytes: B,
 }
 
 impl Record {
+    /// The checksum that PostgreSQL stores in a record's header; zero for less than a header.
+    #[must_use]
+    pub fn checksum(bytes: &[u8]) -> u32 {
+        let Some(body) = bytes.get(layout::SIZE..) else { return 0 };
+        crc32c::crc32c_append(crc32c::crc32c(body), &bytes[..layout::CRC])
+    }
+}
+
+impl<B: Source> Record<B> {
     /// Takes a record apart. `bytes` are the whole record, without page headers. The checksum is
     /// not looked at: the stream decoder has done that, and [`Record::checksum`] does it again.
     ///
     /// # Errors
     /// [`WalError::Record`] when the headers contradict each other or the length.
-    pub fn parse(span: Span, bytes: Bytes) -> Result<Record, WalError> {
+    pub fn parse(span: Span, bytes: B) -> Result<Record<B>, WalError> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Parser { header: Cursor::new(&bytes) }.run(span, &bytes).map_err(|what| WalError::Record {
             start: span.start,
             length,
             problem: RecordProblem::Content(what),
         })
-    }
-
-    /// The checksum that PostgreSQL stores in a record's header; zero for less than a header.
-    #[must_use]
-    pub fn checksum(bytes: &[u8]) -> u32 {
-        let Some(body) = bytes.get(layout::SIZE..) else { return 0 };
-        crc32c::crc32c_append(crc32c::crc32c(body), &bytes[..layout::CRC])
     }
 
     /// The resource manager's own bits of `info` (`~XLR_INFO_MASK`).
@@ -65,14 +99,14 @@ impl Record {
 
     /// The block reference with this id.
     #[must_use]
-    pub fn block(&self, id: u8) -> Option<&BlockRef> {
+    pub fn block(&self, id: u8) -> Option<&BlockRef<B>> {
         self.blocks.iter().find(|block| block.id == id)
     }
 }
 
 /// A record's reference to one block.
 #[derive(Clone, Debug)]
-pub struct BlockRef {
+pub struct BlockRef<B = Bytes> {
     /// Reference number within the record, `0..=32`.
     pub id: u8,
     /// The relation.
@@ -84,16 +118,16 @@ pub struct BlockRef {
     /// `BKPBLOCK_WILL_INIT`: redo initialises the page, its old content does not matter.
     pub will_init: bool,
     /// A full-page image, if the record carries one for this block.
-    pub image: Option<BlockImage>,
+    pub image: Option<BlockImage<B>>,
     /// Data belonging to this block (`XLogRecGetBlockData`); may be empty.
-    pub data: Bytes,
+    pub data: B,
 }
 
 /// A full-page image inside a record, as stored (perhaps compressed, perhaps with a hole).
 #[derive(Clone, Debug)]
-pub struct BlockImage {
+pub struct BlockImage<B = Bytes> {
     /// Stored bytes.
-    pub stored: Bytes,
+    pub stored: B,
     /// Where the hole of zeros begins.
     pub hole_offset: u16,
     /// Length of the hole of zeros.
@@ -123,19 +157,15 @@ type Wrong = &'static str;
 
 const SHORT: Wrong = "it ends inside its headers";
 
-struct Parser<'a> {
-    header: Cursor<'a>,
+struct Parser<'a, B> {
+    header: Cursor<'a, B>,
 }
 
-/// A block reference whose image and data are not located yet.
-struct Located {
-    block: BlockRef,
-    image_length: usize,
-    data_length: usize,
-}
+/// Lengths of a block reference's image and data, which follow all headers.
+type Lengths = (usize, usize);
 
-impl Parser<'_> {
-    fn run(mut self, span: Span, bytes: &Bytes) -> Result<Record, Wrong> {
+impl<B: Source> Parser<'_, B> {
+    fn run(mut self, span: Span, bytes: &B) -> Result<Record<B>, Wrong> {
         let total = self.header.u32().ok_or(SHORT)?;
         let xid = self.header.u32().ok_or(SHORT)?;
         let prev = Lsn(self.header.u64().ok_or(SHORT)?);
@@ -154,7 +184,7 @@ impl Parser<'_> {
             origin: None,
             top_xid: None,
             blocks: Vec::new(),
-            main: Bytes::new(),
+            main: B::default(),
             bytes: bytes.clone(),
         };
         self.fragments(&mut record)?;
@@ -162,8 +192,8 @@ impl Parser<'_> {
     }
 
     /// Reads the fragment headers, then hands out what follows them in the same order.
-    fn fragments(&mut self, record: &mut Record) -> Result<(), Wrong> {
-        let mut located: smallvec::SmallVec<[Located; 4]> = smallvec::SmallVec::new();
+    fn fragments(&mut self, record: &mut Record<B>) -> Result<(), Wrong> {
+        let mut lengths: SmallVec<[Lengths; 4]> = SmallVec::new();
         let (mut payload, mut main_length) = (0usize, 0usize);
         // The main data's header is the last; a record without main data ends where only payload
         // is left.
@@ -182,13 +212,15 @@ impl Parser<'_> {
                 layout::ID_ORIGIN => record.origin = Some(self.header.u16().ok_or(SHORT)?),
                 layout::ID_TOP_XID => record.top_xid = Some(self.header.u32().ok_or(SHORT)?),
                 id @ 0..=layout::BLOCK_ID_MAX => {
-                    let before = located.last().map(|located| &located.block);
+                    let before = record.blocks.last();
                     if before.is_some_and(|before| before.id >= id) {
                         return Err("block references are out of order");
                     }
-                    let next = block_header(&mut self.header, id, before.map(|block| block.rel))?;
-                    payload += next.image_length + next.data_length;
-                    located.push(next);
+                    let rel_before = before.map(|before| before.rel);
+                    let (block, (image, data)) = block_header(&mut self.header, id, rel_before)?;
+                    payload += image + data;
+                    lengths.push((image, data));
+                    record.blocks.push(block);
                 }
                 _ => return Err("it has a fragment of an unknown kind"),
             }
@@ -196,15 +228,13 @@ impl Parser<'_> {
         if self.header.left() != payload {
             return Err("its fragments are not as long as the record");
         }
-        record.blocks.reserve_exact(located.len());
-        for Located { mut block, image_length, data_length } in located {
+        for (block, (image_length, data_length)) in record.blocks.iter_mut().zip(lengths) {
             if let Some(image) = &mut block.image {
                 image.stored = self.header.take(image_length).ok_or(SHORT)?;
             }
             if data_length > 0 {
                 block.data = self.header.take(data_length).ok_or(SHORT)?;
             }
-            record.blocks.push(block);
         }
         if main_length > 0 {
             record.main = self.header.take(main_length).ok_or(SHORT)?;
@@ -213,11 +243,11 @@ impl Parser<'_> {
     }
 }
 
-fn block_header(
-    header: &mut Cursor<'_>,
+fn block_header<B: Source>(
+    header: &mut Cursor<'_, B>,
     id: u8,
     rel_before: Option<Rel>,
-) -> Result<Located, Wrong> {
+) -> Result<(BlockRef<B>, Lengths), Wrong> {
     let flags = header.u8().ok_or(SHORT)?;
     let data_length = usize::from(header.u16().ok_or(SHORT)?);
     let fork = Fork::from_number(flags & flag::FORK_MASK).ok_or("it names an unknown fork")?;
@@ -244,11 +274,11 @@ fn block_header(
         return Err("it references the invalid block number");
     }
     let will_init = flags & flag::WILL_INIT != 0;
-    let block = BlockRef { id, rel, fork, block, will_init, image, data: Bytes::new() };
-    Ok(Located { block, image_length, data_length })
+    let block = BlockRef { id, rel, fork, block, will_init, image, data: B::default() };
+    Ok((block, (image_length, data_length)))
 }
 
-fn image_header(header: &mut Cursor<'_>) -> Result<(BlockImage, usize), Wrong> {
+fn image_header<B: Source>(header: &mut Cursor<'_, B>) -> Result<(BlockImage<B>, usize), Wrong> {
     let length = header.u16().ok_or(SHORT)?;
     let hole_offset = header.u16().ok_or(SHORT)?;
     let flags = header.u8().ok_or(SHORT)?;
@@ -281,7 +311,7 @@ fn image_header(header: &mut Cursor<'_>) -> Result<(BlockImage, usize), Wrong> {
         return Err("an image's hole is beyond the block");
     }
     let apply = flags & flag::IMAGE_APPLY != 0;
-    let stored = Bytes::new();
+    let stored = B::default();
     let image = BlockImage { stored, hole_offset, hole_length, compression, apply };
     Ok((image, usize::from(length)))
 }

@@ -90,9 +90,13 @@ pub(crate) fn pages_of(
     pages.push(page_of(xid));
     for page in others.iter().map(|xid| page_of(*xid)) {
         // Neighbours nearly always share a page.
-        if pages.last() != Some(&page) && !pages.contains(&page) {
+        if pages.last() != Some(&page) {
             pages.push(page);
         }
+    }
+    if pages.len() > 2 {
+        pages.sort_unstable();
+        pages.dedup();
     }
     pages
 }
@@ -178,6 +182,15 @@ mod tests {
         assert_eq!(MEMBERS_PER_PAGE, 1636);
         assert_eq!(next_multi(u32::MAX), 1);
         assert_eq!(previous_multi(1), u32::MAX);
+    }
+
+    #[test]
+    fn each_page_is_named_once_however_the_transactions_lie() {
+        let page = XACTS_PER_PAGE;
+        let named = |others: &[u32]| pages_of(5, others, xact_page).to_vec();
+        assert_eq!(named(&[]), [0]);
+        assert_eq!(named(&[6, page, page + 1]), [0, 1]);
+        assert_eq!(named(&[3 * page, 7, page, 3 * page, 8]), [0, 1, 3]);
     }
 
     #[test]

@@ -132,3 +132,40 @@ fn make() {
     fs::write(WAL, wal).expect("writable");
     fs::write(DESCRIPTION, describe(&decode(wal))).expect("writable");
 }
+
+#[test]
+fn lent_records_are_those_that_are_handed_out() {
+    let wal = fs::read(WAL).expect("kept");
+    let start = PageHeader::decode(&wal[..layout::page::SHORT_SIZE]).address;
+    let mut shared = Decoder::new(start, None, SEGMENT, None, None);
+    let mut lending = Decoder::new(start, None, SEGMENT, None, None);
+    let mut records = 0;
+    for piece in wal.chunks(1000) {
+        assert_eq!(shared.wants(), lending.wants());
+        shared.feed(shared.wants(), piece).expect("contiguous");
+        lending.feed(lending.wants(), piece).expect("contiguous");
+        while let Some(record) = shared.next().expect("valid") {
+            let lent = lending.next_borrowed().expect("valid").expect("as many");
+            assert_eq!((lent.span, lent.bytes), (record.span, &record.bytes[..]));
+            assert_eq!((lent.main, lent.blocks.len()), (&record.main[..], record.blocks.len()));
+            drop(lent);
+            assert_eq!((lending.position(), lending.prev()), (shared.position(), shared.prev()));
+            records += 1;
+        }
+        assert!(lending.next_borrowed().expect("valid").is_none());
+        assert_eq!(lending.waiting(), shared.waiting());
+        let behind = (shared.position().0 - start.0) as usize;
+        let fed = piece.as_ptr() as usize + piece.len() - wal.as_ptr() as usize;
+        if behind > fed {
+            // Behind the switch there is nothing.
+            break;
+        }
+        if records % 3 == 0 {
+            assert_eq!(lending.rewind(), shared.rewind());
+            // What was fed of the next record comes again.
+            shared.feed(shared.wants(), &wal[behind..fed]).expect("contiguous");
+            lending.feed(lending.wants(), &wal[behind..fed]).expect("contiguous");
+        }
+    }
+    assert!(records > 1000);
+}

@@ -224,7 +224,7 @@ proptest! {
                 prop_assert!(record.bytes.len() >= layout::record::SIZE);
             }
         }
-        if let Ok(record) = Record::parse(Span::ZERO, bytes.into()) {
+        if let Ok(record) = Record::parse(Span::ZERO, Bytes::from(bytes)) {
             prop_assert!(effects(&record).is_ok() || effects(&record).is_err());
         }
     }

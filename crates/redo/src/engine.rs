@@ -1,10 +1,8 @@
 //! The engine that storage nodes run: dispatch by key, and errors with record and page named.
 
-use bytes::Bytes;
 use pgwal::effects::CatalogChange;
 use pgwal::keys::{Fork, Key, Rel};
 use pgwal::layout::op;
-use pgwal::record::{BlockRef, Record};
 use types::{Engine, EngineError, PageKey, Span};
 
 use crate::fault::{Fault, Res, ensure, fault};
@@ -13,7 +11,7 @@ use crate::rm;
 use crate::rm::{free_space, visibility};
 use crate::slru;
 use crate::state::State;
-use crate::step::Step;
+use crate::step::{BlockRef, Record, Step};
 
 /// PostgreSQL 15's redo as an engine of a volume.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,10 +27,10 @@ impl Engine for Postgres {
     ) -> Result<(), EngineError> {
         let error = |what: String| EngineError { key: self.describe(key), span, what };
         let record = parse(span, body).map_err(|fault| error(fault.0))?;
-        apply(key, page, &record).map_err(|fault| {
-            let rmid = record.rmid;
-            error(format!("{} {:#04x}: {fault}", op::name(rmid), record.info))
-        })
+        match Key::decode(key) {
+            Some(key) => self.apply_record(key, page, &record),
+            None => Err(error("no page has this key".to_owned())),
+        }
     }
 
     fn replaces(&self, key: &PageKey, body: &[u8]) -> bool {
@@ -58,48 +56,71 @@ impl Engine for Postgres {
     }
 }
 
-fn parse(span: Span, body: &[u8]) -> Res<Record> {
-    let record = Record::parse(span, Bytes::copy_from_slice(body));
+impl Postgres {
+    /// Applies a record of a known kind that is taken apart already to the page of a key.
+    ///
+    /// # Errors
+    /// As [`Engine::apply`].
+    pub fn apply_record(
+        &self,
+        key: Key,
+        page: &mut Vec<u8>,
+        record: &Record<'_>,
+    ) -> Result<(), EngineError> {
+        apply(key, page, record).map_err(|fault| EngineError {
+            key: self.describe(&key.encode()),
+            span: record.span,
+            what: format!("{} {:#04x}: {fault}", op::name(record.rmid), record.info),
+        })
+    }
+}
+
+fn parse(span: Span, body: &[u8]) -> Res<Record<'_>> {
+    let record = Record::parse(span, body);
     let record = record.map_err(|error| Fault(error.to_string()))?;
     pgwal::effects::kind(&record).map_err(|error| Fault(error.to_string()))?;
     Ok(record)
 }
 
 /// Applies a parsed record to the page of a key.
-fn apply(key: &PageKey, page: &mut Vec<u8>, record: &Record) -> Res<()> {
-    match Key::decode(key) {
-        Some(Key::Block(rel, fork, block)) => apply_to_block(record, (rel, fork, block), page),
-        Some(Key::Slru(area, number)) => {
+fn apply(key: Key, page: &mut Vec<u8>, record: &Record<'_>) -> Res<()> {
+    match key {
+        Key::Block(rel, fork, block) => apply_to_block(record, (rel, fork, block), page),
+        Key::Slru(area, number) => {
             if page.is_empty() {
                 page.resize(PAGE_SIZE, 0);
             }
             slru::apply(record, area, number, page)
         }
-        Some(Key::State) => {
+        Key::State => {
             let mut state = State::decode(page)?;
             state.apply(record)?;
             *page = state.encode();
             Ok(())
         }
-        Some(_) => fault!("redo keeps no pages of this kind"),
-        None => fault!("no page has this key"),
+        _ => fault!("redo keeps no pages of this kind"),
     }
 }
 
 /// The record's reference to a block.
-fn reference(record: &Record, rel: Rel, fork: Fork, block: u32) -> Option<&BlockRef> {
+pub(crate) fn reference<'r, 'b>(
+    record: &'r Record<'b>,
+    rel: Rel,
+    fork: Fork,
+    block: u32,
+) -> Option<&'r BlockRef<'b>> {
     record.blocks.iter().find(|b| b.block == block && b.fork == fork && b.rel == rel)
 }
 
 /// Whether recovery restores the block's image rather than redoing the record.
-fn restores(block: &BlockRef) -> bool {
+fn restores(block: &BlockRef<'_>) -> bool {
     block.image.as_ref().is_some_and(|image| image.apply)
 }
 
 /// Applies a record to a block: the bytes a [`Step`] changes, or what the record does without
 /// naming the block.
 pub(crate) fn apply_to_block(
-    record: &Record,
+    record: &Record<'_>,
     (rel, fork, block): (Rel, Fork, u32),
     page: &mut Vec<u8>,
 ) -> Res<()> {
@@ -124,11 +145,17 @@ pub(crate) fn apply_to_block(
             }
             rm::after_image(&step, &mut page).map_err(in_block)
         }
-        None => rm::redo(&step, &mut page).map_err(in_block),
+        None => {
+            if block_ref.will_init {
+                // Whatever the operation then does, it does not depend on the page before (X9).
+                page.bytes_mut().fill(0);
+            }
+            rm::redo(&step, &mut page).map_err(in_block)
+        }
     }
 }
 
-fn truncate_free_space(record: &Record, rel: Rel, block: u32, page: &mut Page<'_>) -> Res<()> {
+fn truncate_free_space(record: &Record<'_>, rel: Rel, block: u32, page: &mut Page<'_>) -> Res<()> {
     let mut any = false;
     for change in slru::effects_of(record)?.catalog {
         if let CatalogChange::Truncated(cut) = change

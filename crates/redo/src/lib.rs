@@ -23,3 +23,4 @@ mod tuple;
 pub use engine::Postgres;
 pub use fault::Fault;
 pub use state::State;
+pub use step::Record;

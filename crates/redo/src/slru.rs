@@ -6,7 +6,6 @@
 use pgwal::effects::{Effects, Xact, effects};
 use pgwal::keys::Slru;
 use pgwal::layout::op::{clog, commit_ts, multixact, rm};
-use pgwal::record::Record;
 use pgwal::slru::{
     self as layout, COMMIT_TS_PER_PAGE, MEMBERS_PER_PAGE, OFFSETS_PER_PAGE, XACTS_PER_PAGE,
 };
@@ -14,6 +13,7 @@ use pgwal::slru::{
 use crate::fault::{Fault, Res, ensure, fault};
 use crate::page::PAGE_SIZE;
 use crate::read::{Reader, put};
+use crate::step::Record;
 
 const COMMITTED: u8 = 1;
 const ABORTED: u8 = 2;
@@ -23,7 +23,7 @@ const COMMIT_TS_SIZE: usize = 10;
 const MEMBER_GROUP_SIZE: usize = 20;
 
 /// Applies a record to a page of an area.
-pub(crate) fn apply(record: &Record, area: Slru, number: u32, page: &mut [u8]) -> Res<()> {
+pub(crate) fn apply(record: &Record<'_>, area: Slru, number: u32, page: &mut [u8]) -> Res<()> {
     ensure!(page.len() == PAGE_SIZE, "an SLRU page has {PAGE_SIZE} bytes, not {}", page.len());
     if let Some(zeroed) = zeroes(record)? {
         ensure!(zeroed == (area, number), "the record begins page {} of {:?}", zeroed.1, zeroed.0);
@@ -42,7 +42,7 @@ pub(crate) fn apply(record: &Record, area: Slru, number: u32, page: &mut [u8]) -
 }
 
 /// The page that a record begins afresh, if it does.
-pub(crate) fn zeroes(record: &Record) -> Res<Option<(Slru, u32)>> {
+pub(crate) fn zeroes(record: &Record<'_>) -> Res<Option<(Slru, u32)>> {
     let area = match (record.rmid, record.op()) {
         (rm::CLOG, clog::ZEROPAGE) => Slru::Xact,
         (rm::COMMIT_TS, commit_ts::ZEROPAGE) => Slru::CommitTs,
@@ -50,15 +50,15 @@ pub(crate) fn zeroes(record: &Record) -> Res<Option<(Slru, u32)>> {
         (rm::MULTIXACT, multixact::ZERO_MEM_PAGE) => Slru::MultiMembers,
         _ => return Ok(None),
     };
-    Ok(Some((area, Reader::new("main data", &record.main).u32()?)))
+    Ok(Some((area, Reader::new("main data", record.main).u32()?)))
 }
 
 /// What a record changes besides its blocks, as a fault where it cannot be known.
-pub(crate) fn effects_of(record: &Record) -> Res<Effects> {
+pub(crate) fn effects_of(record: &Record<'_>) -> Res<Effects> {
     effects(record).map_err(|error| Fault(error.to_string()))
 }
 
-fn xact(record: &Record) -> Res<Xact> {
+fn xact(record: &Record<'_>) -> Res<Xact> {
     match effects_of(record)?.xact {
         Some(xact) if xact.kind.is_end() => Ok(*xact),
         _ => fault!("the record ends no transaction"),
@@ -102,9 +102,9 @@ struct Multi {
 }
 
 impl Multi {
-    fn read(record: &Record) -> Res<Multi> {
+    fn read(record: &Record<'_>) -> Res<Multi> {
         ensure!(record.op() == multixact::CREATE_ID, "the record makes no multixact");
-        let mut main = Reader::new("main data", &record.main);
+        let mut main = Reader::new("main data", record.main);
         let (id, offset, count) = (main.u32()?, main.u32()?, main.u32()?);
         let mut members = Vec::with_capacity((count as usize).min(main.remaining() / 8));
         for _ in 0..count {

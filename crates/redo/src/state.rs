@@ -15,13 +15,13 @@ use pgwal::checkpoint::CheckPoint;
 use pgwal::control_file::ControlFile;
 use pgwal::effects::Effects;
 use pgwal::layout::op::{clog, commit_ts, multixact, rm, xlog};
-use pgwal::record::Record;
 use pgwal::slru::{circular_precedes, xid_precedes};
 use types::{Lsn, Timeline};
 
 use crate::fault::{Fault, Res, ensure};
 use crate::read::Reader;
 use crate::slru::effects_of;
+use crate::step::Record;
 
 const MAGIC: u32 = 0x5358_5354;
 const VERSION: u32 = 1;
@@ -135,19 +135,19 @@ impl State {
     }
 
     /// Does what the record does to the counters.
-    pub(crate) fn apply(&mut self, record: &Record) -> Res<()> {
+    pub(crate) fn apply(&mut self, record: &Record<'_>) -> Res<()> {
         let effects = effects_of(record)?;
         match record.rmid {
             rm::XLOG => self.apply_xlog(record)?,
             rm::CLOG if record.op() == clog::TRUNCATE => self.truncate_clog(record)?,
             rm::MULTIXACT if record.op() == multixact::TRUNCATE_ID => {
-                let mut main = Reader::new("main data", &record.main);
+                let mut main = Reader::new("main data", record.main);
                 let database = main.u32()?;
                 main.skip(4)?;
                 self.advance_oldest_multi(main.u32()?, database);
             }
             rm::COMMIT_TS if record.op() == commit_ts::TRUNCATE => {
-                let mut main = Reader::new("main data", &record.main);
+                let mut main = Reader::new("main data", record.main);
                 main.skip(4)?;
                 let (oldest, current) = (main.u32()?, &mut self.checkpoint.oldest_commit_ts_xid);
                 if *current != 0 && xid_precedes(*current, oldest) {
@@ -220,20 +220,20 @@ impl State {
     }
 
     /// The status of older transactions is gone: no database can need it any more.
-    fn truncate_clog(&mut self, record: &Record) -> Res<()> {
-        let mut main = Reader::new("main data", &record.main);
+    fn truncate_clog(&mut self, record: &Record<'_>) -> Res<()> {
+        let mut main = Reader::new("main data", record.main);
         main.skip(4)?;
         let (oldest, database) = (main.u32()?, main.u32()?);
         self.advance_oldest_xid(oldest, database);
         Ok(())
     }
 
-    fn apply_xlog(&mut self, record: &Record) -> Res<()> {
-        let mut main = Reader::new("main data", &record.main);
+    fn apply_xlog(&mut self, record: &Record<'_>) -> Res<()> {
+        let mut main = Reader::new("main data", record.main);
         match record.op() {
             xlog::CHECKPOINT_SHUTDOWN => {
                 self.last_checkpoint = record.span.start;
-                let new = checkpoint(&record.main)?;
+                let new = checkpoint(record.main)?;
                 // Of all counters only this one is not believed when it goes back.
                 self.advance_oldest_multi(new.oldest_multi, new.oldest_multi_database);
                 let CheckPoint { oldest_multi, oldest_multi_database, .. } = self.checkpoint;
@@ -254,8 +254,8 @@ impl State {
     }
 
     /// An online checkpoint's counters are minima, and its oid counter is older than the log's.
-    fn online_checkpoint(&mut self, record: &Record) -> Res<()> {
-        let new = checkpoint(&record.main)?;
+    fn online_checkpoint(&mut self, record: &Record<'_>) -> Res<()> {
+        let new = checkpoint(record.main)?;
         self.last_checkpoint = record.span.start;
         self.advance_oldest_multi(new.oldest_multi, new.oldest_multi_database);
         self.advance_oldest_xid(new.oldest_xid, new.oldest_xid_database);

@@ -1,18 +1,22 @@
 //! What a resource manager is given: one record and the one block of it that is to be changed.
 
 use pgwal::layout::op::{rm, xlog};
-use pgwal::record::{BlockRef, Record};
 
 use crate::fault::{Res, fault};
 use crate::page::Page;
 use crate::read::Reader;
 
+/// A record whose bytes are the caller's.
+pub type Record<'a> = pgwal::record::Record<&'a [u8]>;
+/// One of its block references.
+pub(crate) type BlockRef<'a> = pgwal::record::BlockRef<&'a [u8]>;
+
 /// A record seen from one of its blocks.
 pub(crate) struct Step<'a> {
     /// The record.
-    pub record: &'a Record,
+    pub record: &'a Record<'a>,
     /// The reference to the block being changed.
-    pub block: &'a BlockRef,
+    pub block: &'a BlockRef<'a>,
     /// Position just past the record: what pages are stamped with.
     pub lsn: u64,
 }
@@ -20,12 +24,12 @@ pub(crate) struct Step<'a> {
 impl<'a> Step<'a> {
     /// A reader of the record's main data.
     pub fn main(&self) -> Reader<'a> {
-        Reader::new("main data", &self.record.main)
+        Reader::new("main data", self.record.main)
     }
 
     /// A reader of the data that belongs to the block.
     pub fn data(&self) -> Reader<'a> {
-        Reader::new("block data", &self.block.data)
+        Reader::new("block data", self.block.data)
     }
 
     /// The record's resource manager bits of `info`.

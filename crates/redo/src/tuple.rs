@@ -135,9 +135,15 @@ impl<'a> HeapTuple<'a> {
     }
 }
 
-/// A new heap tuple from the parts of its header that records hold, and what follows the header.
-pub fn heap_tuple(infomask2: u16, infomask: u16, hoff: u8, xid: u32, tid: Tid) -> Vec<u8> {
-    let mut tuple = vec![0; HEAP_HEADER];
+/// Header of a new heap tuple from the parts of it that records hold, with room for what follows.
+pub fn heap_tuple(
+    (infomask2, infomask, hoff): (u16, u16, u8),
+    xid: u32,
+    tid: Tid,
+    room: usize,
+) -> Vec<u8> {
+    let mut tuple = Vec::with_capacity(HEAP_HEADER + room);
+    tuple.resize(HEAP_HEADER, 0);
     tuple[0..4].copy_from_slice(&xid.to_le_bytes());
     tuple[12..18].copy_from_slice(&tid.encode());
     tuple[18..20].copy_from_slice(&infomask2.to_le_bytes());

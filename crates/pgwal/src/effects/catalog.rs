@@ -9,16 +9,16 @@ use crate::keys::{Fork, Rel};
 use crate::layout::op::{
     dbase as dbase_op, replorigin as origin_op, smgr as smgr_op, smgr_flags, tblspc as tblspc_op,
 };
-use crate::record::Record;
+use crate::record::{Record, Source};
 
 /// Size of `pg_filenode.map` (`RelMapFile`).
 pub const RELMAP_SIZE: usize = 512;
 
-pub(super) fn rel(main: &mut Cursor<'_>) -> Option<Rel> {
+pub(super) fn rel(main: &mut Cursor<'_, impl Source>) -> Option<Rel> {
     Some(Rel { tablespace: main.u32()?, database: main.u32()?, relation: main.u32()? })
 }
 
-pub(super) fn smgr(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn smgr(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     if op == smgr_op::CREATE {
         let rel = rel(&mut main)?;
@@ -42,7 +42,7 @@ pub(super) fn smgr(record: &Record, op: u8, effects: &mut Effects) -> Option<()>
     Some(())
 }
 
-pub(super) fn dbase(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn dbase(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let database = main.u32()?;
     match op {
@@ -70,11 +70,11 @@ pub(super) fn dbase(record: &Record, op: u8, effects: &mut Effects) -> Option<()
     Some(())
 }
 
-pub(super) fn tblspc(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn tblspc(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let tablespace = main.u32()?;
     effects.catalog.push(if op == tblspc_op::CREATE {
-        CatalogChange::TablespaceCreated { tablespace, path: main.c_string()? }
+        CatalogChange::TablespaceCreated { tablespace, path: main.c_string()?.into_shared() }
     } else {
         CatalogChange::TablespaceDropped(tablespace)
     });
@@ -82,18 +82,22 @@ pub(super) fn tblspc(record: &Record, op: u8, effects: &mut Effects) -> Option<(
 }
 
 /// Database, tablespace, size, then the file with its checksum already in it.
-pub(super) fn relmap(record: &Record, effects: &mut Effects) -> Option<()> {
+pub(super) fn relmap(record: &Record<impl Source>, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let (database, tablespace, size) = (main.u32()?, main.u32()?, main.u32()?);
     if size as usize != RELMAP_SIZE {
         return None;
     }
-    let file = main.take(RELMAP_SIZE)?;
+    let file = main.take(RELMAP_SIZE)?.into_shared();
     effects.catalog.push(CatalogChange::RelMap { tablespace, database, file });
     Some(())
 }
 
-pub(super) fn replorigin(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn replorigin(
+    record: &Record<impl Source>,
+    op: u8,
+    effects: &mut Effects,
+) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     effects.catalog.push(if op == origin_op::SET {
         let remote = Some(Lsn(main.u64()?));

@@ -4,10 +4,10 @@ use super::Effects;
 use crate::cursor::Cursor;
 use crate::keys::Slru;
 use crate::layout::op::{clog as clog_op, commit_ts as ts_op, multixact as multi_op};
-use crate::record::Record;
+use crate::record::{Record, Source};
 use crate::slru::{self, SlruTruncate};
 
-pub(super) fn clog(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn clog(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let page = main.u32()?;
     if op == clog_op::ZEROPAGE {
@@ -21,7 +21,7 @@ pub(super) fn clog(record: &Record, op: u8, effects: &mut Effects) -> Option<()>
     Some(())
 }
 
-pub(super) fn commit_ts(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn commit_ts(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let page = main.u32()?;
     if op == ts_op::ZEROPAGE {
@@ -35,7 +35,7 @@ pub(super) fn commit_ts(record: &Record, op: u8, effects: &mut Effects) -> Optio
     Some(())
 }
 
-pub(super) fn multixact(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn multixact(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     match op {
         multi_op::ZERO_OFF_PAGE => effects.slru.push((Slru::MultiOffsets, main.u32()?)),
@@ -61,7 +61,7 @@ pub(super) fn multixact(record: &Record, op: u8, effects: &mut Effects) -> Optio
 
 /// Multixact, offset of its first member, number of members, then id and status of each. Recovery
 /// writes where its members begin and where those of the next one will.
-fn create(main: &mut Cursor<'_>, effects: &mut Effects) -> Option<()> {
+fn create(main: &mut Cursor<'_, impl Source>, effects: &mut Effects) -> Option<()> {
     let (multi, offset, count) = (main.u32()?, main.u32()?, main.u32()?);
     if count as usize > main.left() / 8 {
         return None;

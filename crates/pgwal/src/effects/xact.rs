@@ -8,10 +8,10 @@ use super::{CatalogChange, Effects, Xact, XactKind};
 use crate::cursor::Cursor;
 use crate::keys::Slru;
 use crate::layout::op::{xact as op, xact_flags as flag};
-use crate::record::Record;
+use crate::record::{Record, Source};
 use crate::slru;
 
-pub(super) fn read(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn read(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     match op {
         op::COMMIT => end(record, XactKind::Commit, effects),
         op::ABORT => end(record, XactKind::Abort, effects),
@@ -33,7 +33,7 @@ pub(super) fn read(record: &Record, op: u8, effects: &mut Effects) -> Option<()>
 
 /// Time, then what `xinfo` says, in this order: database, subtransactions, relations, statistics,
 /// invalidations (commit only), prepared transaction, its name, origin.
-fn end(record: &Record, kind: XactKind, effects: &mut Effects) -> Option<()> {
+fn end(record: &Record<impl Source>, kind: XactKind, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     let time = main.i64()?;
     let xinfo = if record.info & flag::HAS_INFO != 0 { main.u32()? } else { 0 };
@@ -66,7 +66,7 @@ fn end(record: &Record, kind: XactKind, effects: &mut Effects) -> Option<()> {
     if has(flag::HAS_TWOPHASE) {
         let prepared = main.u32()?;
         if has(flag::HAS_GID) {
-            gid = Some(main.c_string()?);
+            gid = Some(main.c_string()?.into_shared());
         }
         if matches!(kind, XactKind::CommitPrepared | XactKind::AbortPrepared) {
             xid = prepared;
@@ -100,7 +100,7 @@ fn end(record: &Record, kind: XactKind, effects: &mut Effects) -> Option<()> {
 /// Magic u32, length u32, xid u32, database u32, time i64, owner u32, six counts u32 (the first:
 /// subtransactions), flag u8, padding, gid length u16, padding, origin's position and time; then
 /// the gid and the subtransactions, each padded to eight.
-fn prepare(record: &Record, effects: &mut Effects) -> Option<()> {
+fn prepare(record: &Record<impl Source>, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     main.skip(8)?;
     let xid = main.u32()?;
@@ -112,7 +112,7 @@ fn prepare(record: &Record, effects: &mut Effects) -> Option<()> {
     let gid_length = usize::from(main.u16()?);
     main.align8()?;
     main.skip(16)?;
-    let gid = main.take(gid_length)?;
+    let gid = main.take(gid_length)?.into_shared();
     main.align8()?;
     let subxacts = main.words(subxact_count)?;
     if xid < slru::FIRST_NORMAL_XID {
@@ -132,7 +132,7 @@ fn prepare(record: &Record, effects: &mut Effects) -> Option<()> {
 
 /// Content of the file in `pg_twophase` that belongs to a PREPARE record's data: the data and its
 /// checksum.
-fn two_phase_file(main: &Bytes) -> Bytes {
+fn two_phase_file(main: &[u8]) -> Bytes {
     let mut file = BytesMut::with_capacity(main.len() + 4);
     file.extend_from_slice(main);
     file.put_u32_le(crc32c::crc32c(main));

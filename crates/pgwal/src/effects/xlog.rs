@@ -4,9 +4,9 @@ use super::{CheckpointKind, Effects, RunningXacts};
 use crate::checkpoint::CheckPoint;
 use crate::cursor::Cursor;
 use crate::layout::op::{standby as standby_op, xlog as op};
-use crate::record::Record;
+use crate::record::{Record, Source};
 
-pub(super) fn read(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn read(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     match op {
         op::CHECKPOINT_SHUTDOWN | op::CHECKPOINT_ONLINE => {
             let checkpoint = CheckPoint::decode(&record.main)?;
@@ -46,7 +46,7 @@ pub(super) fn read(record: &Record, op: u8, effects: &mut Effects) -> Option<()>
     Some(())
 }
 
-pub(super) fn standby(record: &Record, op: u8, effects: &mut Effects) -> Option<()> {
+pub(super) fn standby(record: &Record<impl Source>, op: u8, effects: &mut Effects) -> Option<()> {
     let mut main = Cursor::new(&record.main);
     match op {
         standby_op::LOCK => {

@@ -61,11 +61,14 @@ impl Page<'_> {
         self.check()?;
         let mut last_used = 0;
         let mut unused = 0;
-        for number in 1..=self.item_count() {
-            if self.line(number)?.is_used() {
+        let old = *self.bytes();
+        for (number, line) in Page::lines_of(&old, self.item_count()) {
+            if line.is_used() {
                 last_used = number;
             } else {
-                self.set_line(number, ItemId::UNUSED)?;
+                if line != ItemId::UNUSED {
+                    self.set_line(number, ItemId::UNUSED)?;
+                }
                 unused += 1;
             }
         }
@@ -98,8 +101,7 @@ impl Page<'_> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
         let old = *self.bytes();
         let mut place = special;
-        for number in 1..=self.item_count() {
-            let line = self.line(number)?;
+        for (number, line) in Page::lines_of(&old, self.item_count()) {
             if !line.has_storage() {
                 continue;
             }

@@ -73,6 +73,16 @@ impl Page<'_> {
         (self.lower().min(PAGE_SIZE).saturating_sub(HEADER_SIZE) / 4) as u16
     }
 
+    /// All line pointers in order. A copy is walked, so that the page may be changed meanwhile.
+    pub(super) fn lines_of(
+        bytes: &[u8; PAGE_SIZE],
+        count: u16,
+    ) -> impl Iterator<Item = (u16, ItemId)> {
+        let end = HEADER_SIZE + 4 * usize::from(count);
+        let words = bytes[HEADER_SIZE..end].as_chunks::<4>().0.iter();
+        (1..).zip(words.map(|word| ItemId::unpack(u32::from_le_bytes(*word))))
+    }
+
     /// Where the line pointer with this number (from 1) lies.
     pub(super) fn line_at(number: u16) -> usize {
         HEADER_SIZE + 4 * (usize::from(number).saturating_sub(1))

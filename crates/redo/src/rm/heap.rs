@@ -156,8 +156,8 @@ fn update(step: &Step<'_>, page: &mut Page<'_>) -> Res<()> {
     let hot = step.op() & OP_MASK == HOT_UPDATE;
     ensure!(!(hot && across), "a HOT update crosses pages");
     let new_tid = Tid { block: step.block_number(0)?, item: update.new_number };
-    let mut old = None;
-    if step.block.id == 1 || !across {
+    let has_old = step.block.id == 1 || !across;
+    if has_old {
         let mut target = tuple(page, update.old_number)?;
         replace_xmax_bits(&mut target, update.old_set)?;
         set_hot_updated(&mut target, hot)?;
@@ -168,10 +168,9 @@ fn update(step: &Step<'_>, page: &mut Page<'_>) -> Res<()> {
         if update.flags & UPDATE_OLD_ALL_VISIBLE_CLEARED != 0 {
             page.set_flag(ALL_VISIBLE, false);
         }
-        old = Some(page.item(update.old_number)?.to_vec());
     }
     if step.block.id == 0 {
-        let old = old.as_deref();
+        let old = if has_old { Some(page.item(update.old_number)?) } else { None };
         let tuple = updated_tuple(step, update.flags, update.new_xmax, new_tid, old)?;
         put_tuple(page, update.new_number, &tuple)?;
         if update.flags & UPDATE_NEW_ALL_VISIBLE_CLEARED != 0 {

@@ -32,9 +32,9 @@ pub(super) fn put_tuple(page: &mut Page<'_>, number: u16, tuple: &[u8]) -> Res<(
 /// Adds the tuple in the block's data (header, then the rest) at line pointer `number`.
 pub(super) fn insert_tuple(step: &Step<'_>, page: &mut Page<'_>, number: u16) -> Res<()> {
     let mut data = step.data();
-    let (mask2, mask, hoff) = (data.u16()?, data.u16()?, data.u8()?);
+    let header = (data.u16()?, data.u16()?, data.u8()?);
     let tid = Tid { block: step.block.block, item: number };
-    let mut tuple = heap_tuple(mask2, mask, hoff, step.record.xid, tid);
+    let mut tuple = heap_tuple(header, step.record.xid, tid, data.remaining());
     tuple.extend_from_slice(data.rest());
     put_tuple(page, number, &tuple)
 }
@@ -50,9 +50,9 @@ pub(super) fn multi_insert(step: &Step<'_>, page: &mut Page<'_>) -> Res<u8> {
         let number = if step.block.will_init { index + 1 } else { main.u16()? };
         data.align(2)?;
         let length = usize::from(data.u16()?);
-        let (mask2, mask, hoff) = (data.u16()?, data.u16()?, data.u8()?);
+        let header = (data.u16()?, data.u16()?, data.u8()?);
         let tid = Tid { block: step.block.block, item: number };
-        let mut tuple = heap_tuple(mask2, mask, hoff, step.record.xid, tid);
+        let mut tuple = heap_tuple(header, step.record.xid, tid, length);
         tuple.extend_from_slice(data.take(length)?);
         put_tuple(page, number, &tuple)?;
     }
@@ -73,8 +73,9 @@ pub(super) fn updated_tuple(
     let mut length_if = |flag| if flags & flag != 0 { data.u16() } else { Ok(0) };
     let prefix = usize::from(length_if(PREFIX_FROM_OLD)?);
     let suffix = usize::from(length_if(SUFFIX_FROM_OLD)?);
-    let (mask2, mask, hoff) = (data.u16()?, data.u16()?, data.u8()?);
-    let mut tuple = heap_tuple(mask2, mask, hoff, step.record.xid, tid);
+    let header = (data.u16()?, data.u16()?, data.u8()?);
+    let hoff = usize::from(header.2);
+    let mut tuple = heap_tuple(header, step.record.xid, tid, data.remaining() + prefix + suffix);
     HeapTuple::of(&mut tuple)?.set_xmax(xmax)?;
     let shared = |from: usize, length: usize| match old.and_then(|old| {
         let end = from.checked_add(length)?;
@@ -85,7 +86,6 @@ pub(super) fn updated_tuple(
         None => fault!("{length} bytes at {from} are not in the old tuple"),
     };
     if prefix > 0 {
-        let hoff = usize::from(hoff);
         ensure!(hoff >= HEAP_HEADER, "data offset {hoff} lies in the tuple's header");
         tuple.extend_from_slice(data.take(hoff - HEAP_HEADER)?);
         let old_hoff = old.and_then(|old| old.get(HEAP_HEADER - 1)).copied().unwrap_or(0);

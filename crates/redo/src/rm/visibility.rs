@@ -3,13 +3,12 @@
 //! A clear leaves the map page's LSN as it is; setting bits that are already set does too.
 
 use pgwal::keys::Rel;
-use pgwal::record::Record;
 use pgwal::vm;
 
 use crate::fault::{Res, ensure};
 use crate::page::Page;
 use crate::slru::effects_of;
-use crate::step::Step;
+use crate::step::{Record, Step};
 
 /// Heap2 VISIBLE on the map page (block reference 0; 1 is the heap page).
 pub(crate) fn set(step: &Step<'_>, page: &mut Page<'_>) -> Res<()> {
@@ -40,7 +39,12 @@ pub(crate) fn set(step: &Step<'_>, page: &mut Page<'_>) -> Res<()> {
 /// Does on map page `map_block` what the record does to it without naming it: bits cleared by a
 /// heap record, or the tail cut off by a truncation. A record without such an effect is an error:
 /// it was not meant for this page.
-pub(crate) fn implicit(record: &Record, rel: Rel, map_block: u32, page: &mut Page<'_>) -> Res<()> {
+pub(crate) fn implicit(
+    record: &Record<'_>,
+    rel: Rel,
+    map_block: u32,
+    page: &mut Page<'_>,
+) -> Res<()> {
     use pgwal::effects::CatalogChange::Truncated;
 
     let effects = effects_of(record)?;
