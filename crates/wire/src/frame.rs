@@ -233,6 +233,9 @@ fn read_payload(kind: u8, request: u64, payload: Bytes) -> Result<Frame, WireErr
         from.finish("handshake")?;
         Ok(value)
     }
+    if matches!(kind, KIND_HELLO | KIND_WELCOME | KIND_REFUSAL) && request != 0 {
+        return Err(WireError::Invalid { what: "a handshake with a request number" });
+    }
     match kind {
         KIND_HELLO => whole(payload).map(Frame::Hello),
         KIND_WELCOME => whole(payload).map(Frame::Welcome),

@@ -45,6 +45,22 @@ fn an_unknown_kind_is_refused_by_its_number() {
     assert!(error.to_string().contains("message kind 200"));
 }
 
+/// It would be dropped, and the same handshake would have many encodings (F1).
+#[test]
+fn a_handshake_has_no_request_number() {
+    let mut bytes = frame::encode_refusal(&wire::Refusal::NoSegment(segment())).to_vec();
+    assert!(decode(&bytes).expect("well-formed").is_some());
+    bytes[8] = 1;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..20]), &bytes[frame::HEADER_SIZE..]);
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+    reseal(&mut bytes);
+    assert!(matches!(decode(&bytes), Err(WireError::Invalid { .. })));
+}
+
+fn segment() -> SegmentId {
+    SegmentId { volume: VolumeId(5), group: GroupId(1) }
+}
+
 #[test]
 fn another_version_is_refused_by_its_number_even_if_its_header_differs() {
     let mut bytes = frame::encode(1, &Message::Done).to_vec();
@@ -122,7 +138,7 @@ fn batch(parts: u64) -> Batch {
         }
     };
     let header = BatchHeader {
-        segment: SegmentId { volume: VolumeId(5), group: GroupId(1) },
+        segment: segment(),
         epoch: Epoch(2),
         membership: MembershipEpoch(1),
         base: Lsn(1 << 32),
