@@ -220,6 +220,10 @@ impl<B: Source> Parser<'_, B> {
                     let (block, (image, data)) = block_header(&mut self.header, id, rel_before)?;
                     payload += image + data;
                     lengths.push((image, data));
+                    if record.blocks.is_empty() {
+                        // Nearly all records that have any have one or two.
+                        record.blocks = Vec::with_capacity(2);
+                    }
                     record.blocks.push(block);
                 }
                 _ => return Err("it has a fragment of an unknown kind"),

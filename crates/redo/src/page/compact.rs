@@ -40,7 +40,8 @@ impl Page<'_> {
         for (number, line) in (1..).zip(&kept) {
             self.set_line(number, *line)?;
         }
-        self.repack()
+        let old = *self.bytes();
+        self.repack(&old)
     }
 
     /// Removes an item; its line pointer stays as an unused one, unless it is the last
@@ -61,18 +62,23 @@ impl Page<'_> {
         self.check()?;
         let mut last_used = 0;
         let mut unused = 0;
-        let old = *self.bytes();
+        let mut old = *self.bytes();
+        let mut cleared = false;
         for (number, line) in Page::lines_of(&old, self.item_count()) {
             if line.is_used() {
                 last_used = number;
             } else {
+                unused += 1;
                 if line != ItemId::UNUSED {
                     self.set_line(number, ItemId::UNUSED)?;
+                    cleared = true;
                 }
-                unused += 1;
             }
         }
-        self.repack()?;
+        if cleared {
+            old = *self.bytes();
+        }
+        self.repack(&old)?;
         unused -= self.item_count() - last_used;
         self.set_lower(HEADER_SIZE + 4 * usize::from(last_used))?;
         self.set_flag(HAS_FREE_LINES, unused > 0);
@@ -96,12 +102,12 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// Packs all stored items against the special space in line pointer order.
-    fn repack(&mut self) -> Res<()> {
+    /// Packs all stored items against the special space in line pointer order; `old` is the page as
+    /// it is.
+    fn repack(&mut self, old: &[u8; PAGE_SIZE]) -> Res<()> {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
-        let old = *self.bytes();
         let mut place = special;
-        for (number, line) in Page::lines_of(&old, self.item_count()) {
+        for (number, line) in Page::lines_of(old, self.item_count()) {
             if !line.has_storage() {
                 continue;
             }
