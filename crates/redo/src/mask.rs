@@ -65,3 +65,30 @@ pub fn manager_of(page: &[u8; PAGE_SIZE]) -> Option<u8> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_cache_of_an_spgist_meta_page_may_differ() {
+        let mut ours = [0; PAGE_SIZE];
+        ours[12..14].copy_from_slice(&92u16.to_le_bytes());
+        for at in [14, 16] {
+            ours[at..at + 2].copy_from_slice(&8184u16.to_le_bytes());
+        }
+        ours[8190..].copy_from_slice(&0xff82u16.to_le_bytes());
+        let mut meta = ours;
+        meta[8184] = 1;
+        for page in [&mut ours, &mut meta] {
+            page[24..28].copy_from_slice(&0xba0b_abeeu32.to_le_bytes());
+        }
+        let differs = |page: &[u8; PAGE_SIZE], at: usize| {
+            let mut theirs = *page;
+            theirs[at] ^= 1;
+            first_difference(manager::SPGIST, page, &theirs, 0) == Ok(Some(at))
+        };
+        assert!((28..92).all(|at| !differs(&meta, at) && differs(&ours, at)));
+        assert!((24..28).chain(8184..8192).all(|at| differs(&meta, at)));
+    }
+}

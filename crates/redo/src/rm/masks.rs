@@ -2,7 +2,7 @@
 
 use pgwal::layout::op::rm;
 
-use super::{brin, btree, gin, gist, hash, heap};
+use super::{brin, btree, gin, gist, hash, heap, spgist};
 use crate::fault::{Res, ensure};
 use crate::page::{ALL_VISIBLE, HAS_FREE_LINES, HEADER_SIZE, ItemId, LP_UNUSED, PAGE_FULL, Page};
 
@@ -38,7 +38,10 @@ pub(crate) fn mask(rmid: u8, page: &mut Page<'_>, block: u32) -> Res<()> {
         }
         rm::SPGIST => {
             mask_hints(page);
-            if page.lower() >= HEADER_SIZE { mask_unused(page) } else { Ok(()) }
+            if page.lower() >= HEADER_SIZE {
+                mask_unused(page)?;
+            }
+            spgist::mask(page)
         }
         rm::BRIN => {
             mask_hints(page);
