@@ -143,7 +143,8 @@ impl Evictor {
                 (Err(_), Some(_)) => {}
             }
             let paused = Instant::now();
-            while paused.elapsed() < PAUSE && !self.stats.is_crowded(0) {
+            let pause = if self.everything { GLANCE } else { PAUSE };
+            while paused.elapsed() < pause && !self.stats.is_crowded(0) {
                 std::thread::sleep(GLANCE);
             }
             if paused.elapsed() < GLANCE {

@@ -57,7 +57,14 @@ impl Cache {
         let pages: Arc<dyn PageSource> = Arc::clone(&source) as Arc<dyn PageSource>;
         let filler = Filler::new(Arc::clone(&claimants), Arc::clone(&pages), Arc::clone(&stats));
         let evictor = Evictor::new(claimants, pages, log, Arc::clone(&stats), config.limits);
-        let evictor = if config.evict_everything { evictor.of_everything() } else { evictor };
+        let evictor = if config.evict_everything {
+            tracing::warn!(
+                "test mode: whatever may be evicted is evicted at once, and compared with storage"
+            );
+            evictor.of_everything()
+        } else {
+            evictor
+        };
         let server = Server::start(config.instance, config.board, Arc::clone(&filler), admission)
             .context("cannot serve PostgreSQL's processes")?;
         let stop = Arc::new(AtomicBool::new(false));
