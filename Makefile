@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build run test bench sim fmt lint tidy docs ci clean
+.PHONY: help install build run test test-full bench sim fmt lint tidy docs ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
@@ -14,6 +14,7 @@ PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
 help:
 	@echo "make run            a whole cluster on this machine, in $(DIR) (DIR=... ARGS='--port 6000')"
 	@echo "make test           every test, end-to-end suites included"
+	@echo "make test-full      PostgreSQL's own suites, on stock and here with forced eviction (ARGS='isolation')"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
 	@echo "make sim SEEDS=N    N simulated worlds"
 	@echo "make ci             formatting, lints, tidy, documentation, then every test"
@@ -51,6 +52,11 @@ test: install
 	  $(CARGO) test --locked --workspace --exclude sixfold-tests $(ARGS); \
 	fi
 	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
+
+# Fetches the suites with the package manager: sources, and the server's headers to compile one library.
+test-full: install build
+	@command -v bzip2 >/dev/null || { echo "bzip2 is missing: apt-get install bzip2" >&2; exit 1; }
+	$(CARGO) run --release --locked -p sixfold-tests --bin full -- $(ARGS)
 
 bench: install build
 	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)

@@ -315,12 +315,27 @@ pub fn second_writer(cluster: &Cluster, port: u16) -> Result<Child> {
         .context("start a second writer")
 }
 
-/// The binary under test, beside the test's own executable.
+/// The binary under test, beside our own executable or, for a test, one directory above.
 #[must_use]
 pub fn sixfold_binary() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
-    profile.join("sixfold")
+    let own = std::env::current_exe().expect("a process knows its own path");
+    let dir = own.parent().expect("an executable lies in a directory");
+    let above = dir.parent().filter(|_| dir.ends_with("deps"));
+    above.unwrap_or(dir).join("sixfold")
+}
+
+/// The build's directory, for what is to be kept between runs.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let binary = sixfold_binary();
+    let profile = binary.parent().and_then(Path::parent).expect("it lies in target/PROFILE");
+    profile.to_owned()
+}
+
+/// Sends a signal to a process and all of its group.
+pub fn signal_group(leader: u32, signal: i32) {
+    // SAFETY: killpg(2) touches no memory of ours.
+    unsafe { libc::killpg(libc::pid_t::try_from(leader).expect("a pid"), signal) };
 }
 
 /// Sends a signal to one process.
@@ -355,7 +370,10 @@ fn terminate(child: &mut Child) {
 }
 
 /// A port that is free together with the one above it (the reader endpoint).
-fn free_port_pair() -> Result<u16> {
+///
+/// # Errors
+/// When there is none.
+pub fn free_port_pair() -> Result<u16> {
     for _ in 0..100 {
         let first = TcpListener::bind("127.0.0.1:0")?;
         let port = first.local_addr()?.port();
@@ -367,7 +385,10 @@ fn free_port_pair() -> Result<u16> {
 }
 
 /// Lets the `postgres` user, to which the instance drops when started as root, pass through.
-fn open_to_everyone(dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the system refuses.
+pub fn open_to_everyone(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?)
 }

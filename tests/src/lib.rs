@@ -1,11 +1,13 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`ledger`], [`tools`], [`small_disk`].
+//! Reading order: [`cluster`], [`ledger`], [`tools`], [`small_disk`]; [`suites`] are PostgreSQL's own
+//! tests.
 
 pub mod cluster;
 pub mod ledger;
 pub mod small_disk;
+pub mod suites;
 pub mod tools;
 
 pub use cluster::{Cluster, Options};

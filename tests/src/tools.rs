@@ -14,6 +14,22 @@ pub fn pg_bin() -> PathBuf {
         .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
 }
 
+/// User and group to run PostgreSQL's programs as; `None` when this process need not change.
+///
+/// # Errors
+/// When we are root and there is no user `postgres`.
+pub fn postgres_user() -> Result<Option<(u32, u32)>> {
+    // SAFETY: geteuid(2) touches no memory.
+    if unsafe { libc::geteuid() } != 0 {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
+    let line = users.lines().find(|line| line.starts_with("postgres:"));
+    let mut fields = line.context("there is no user postgres")?.split(':').skip(2);
+    let mut number = || fields.next().context("a line of /etc/passwd is short");
+    Ok(Some((number()?.parse()?, number()?.parse()?)))
+}
+
 /// Runs one of PostgreSQL's client programs against the writer; gives its standard output.
 ///
 /// # Errors
