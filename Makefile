@@ -2,11 +2,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install build run test test-full bench sim fmt lint tidy docs ci clean
+.PHONY: help install install-ci build run test test-full bench sim fmt lint tidy docs fuzz instructions ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
 SEEDS ?= 200
+# How long each fuzz target runs, and which.
+SECONDS ?= 60
+TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
 # PostgreSQL's server and contrib modules.
 PACKAGES := postgresql-15 postgresql-client-15
 PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
@@ -17,7 +20,9 @@ help:
 	@echo "make test-full      PostgreSQL's own suites, on stock and here with forced eviction (ARGS='isolation')"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
 	@echo "make sim SEEDS=N    N simulated worlds"
-	@echo "make ci             formatting, lints, tidy, documentation, then every test"
+	@echo "make fuzz SECONDS=N N seconds of arbitrary bytes for each decoder and for redo (TARGETS='redo_page ...')"
+	@echo "make instructions   instructions of fixed work against those on record"
+	@echo "make ci             formatting, lints, tidy, documentation, every test, instructions, fuzz"
 
 # PostgreSQL comes from the distribution, and so does the C compiler that Rust links with. As root both
 # are installed; otherwise it is said what to install.
@@ -64,8 +69,40 @@ bench: install build
 sim:
 	$(CARGO) run --release --locked -p sixfold-sim -- --seeds $(SEEDS) $(ARGS)
 
+# What only `make ci` needs: a C++ compiler for the fuzzer's runtime, and valgrind to count instructions.
+install-ci: install
+	@missing=""; \
+	command -v c++ >/dev/null || missing="g++"; \
+	command -v valgrind >/dev/null || missing="$$missing valgrind"; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" != 0 ]; then echo "Missing: $$missing. Install them." >&2; exit 1; fi; \
+	apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+# libFuzzer with coverage from the stable compiler: these are the flags that `cargo fuzz` sets, without its
+# address sanitizer, which needs another compiler and has nothing to find in safe code. New inputs go to
+# fuzz/target/corpus; what is kept in fuzz/corpus is only read.
+FUZZ_FLAGS := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing -Cforce-frame-pointers
+FUZZ_HOST := x86_64-unknown-linux-gnu
+
+fuzz: install-ci
+	cd fuzz && RUSTFLAGS="$(FUZZ_FLAGS)" $(CARGO) build --release --locked --bins --target $(FUZZ_HOST)
+	@mkdir -p fuzz/artifacts $(foreach t,$(TARGETS),fuzz/target/corpus/$(t))
+	@printf '%s\n' $(TARGETS) | xargs -P "$$(nproc)" -I{} bash -c ' \
+	  if fuzz/target/$(FUZZ_HOST)/release/{} -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 \
+	    -max_len=12000 -print_final_stats=1 -artifact_prefix=fuzz/artifacts/{}- \
+	    fuzz/target/corpus/{} fuzz/corpus/{} > fuzz/artifacts/{}.log 2>&1; \
+	  then echo "{}: $$(grep -o "number_of_executed_units: .*" fuzz/artifacts/{}.log)"; \
+	  else tail -40 fuzz/artifacts/{}.log; echo "{}: failed; the input is in fuzz/artifacts"; exit 1; fi'
+
+instructions: install-ci
+	$(CARGO) xtask instructions
+
 fmt:
 	$(CARGO) fmt --all --check
+	cd fuzz && $(CARGO) fmt --check
 
 lint:
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -76,7 +113,7 @@ tidy:
 docs:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --workspace --no-deps --document-private-items -q
 
-ci: install fmt tidy lint docs test
+ci: install-ci fmt tidy lint docs test instructions fuzz
 
 clean:
 	$(CARGO) clean

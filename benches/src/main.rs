@@ -7,11 +7,13 @@
 //! file given by `--table`.
 //!
 //! Reading order: [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
-//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`].
+//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`] is a
+//! comparison of its own.
 
 mod cpu;
 mod load;
 mod opening;
+mod redo;
 mod report;
 mod sixfold;
 mod stock;
@@ -20,18 +22,24 @@ mod system;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::report::Report;
 use crate::system::System;
 
 /// Measures Sixfold beside stock PostgreSQL on this machine.
 #[derive(Parser, Debug)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  \
     sixfold-bench --scale 50 --seconds 20\n  \
     sixfold-bench --systems alone,sixfold --workloads tpcb-like --clients 8 --seconds 10\n  \
-    sixfold-bench --only opening")]
+    sixfold-bench --only opening\n  \
+    sixfold-bench redo --rounds 5"
+)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Systems to measure, in turn.
     #[arg(long, value_delimiter = ',', default_value = "alone,standbys6,receivers6,sixfold")]
     systems: Vec<String>,
@@ -61,9 +69,18 @@ pub struct Arguments {
     sixfold: Option<PathBuf>,
 }
 
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Replays one log with stock PostgreSQL's recovery and with ours, in turn.
+    Redo(redo::Arguments),
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut report = Report::default();
+    if let Some(Command::Redo(arguments)) = &arguments.command {
+        return redo::run(arguments, &mut report);
+    }
     let wants = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
     if wants("load") {
         let mut systems = set_up(&arguments)?;

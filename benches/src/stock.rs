@@ -186,14 +186,21 @@ fn postmaster(data: &Path) -> Result<u32> {
     text.lines().next().context("a pid")?.trim().parse().context("a pid")
 }
 
-fn configure(data: &Path, settings: &str, sockets: &Path) -> Result<()> {
+/// Adds settings to a new cluster; its socket goes to `sockets`.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn configure(data: &Path, settings: &str, sockets: &Path) -> Result<()> {
     use std::io::Write;
     let mut file = std::fs::File::options().append(true).open(data.join("postgresql.conf"))?;
     Ok(writeln!(file, "{settings}\nunix_socket_directories='{}'", sockets.display())?)
 }
 
 /// Hands a directory to the user that PostgreSQL runs as, when we are root.
-fn give_to_postgres(dir: &Path) -> Result<()> {
+///
+/// # Errors
+/// When `chown` fails.
+pub fn give_to_postgres(dir: &Path) -> Result<()> {
     // SAFETY: geteuid(2) has no preconditions.
     if unsafe { libc::geteuid() } == 0 {
         run(std::process::Command::new("chown").arg("postgres:postgres").arg(dir))?;
