@@ -5,7 +5,7 @@
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
 //! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
-//! [`cache`] (pages on the host);
+//! [`cache`] (pages on the host); [`mod@verify`] (are they the volume's?);
 //! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
 //! daemon's life).
 
@@ -35,6 +35,7 @@ pub mod startpoint;
 pub mod supervise;
 pub mod tend;
 pub mod threads;
+pub mod verify;
 pub mod volume_log;
 pub mod volume_view;
 pub mod wal_tail;

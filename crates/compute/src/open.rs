@@ -162,7 +162,7 @@ impl Volume {
             complete_to: view.tail,
             readers: readers.into_iter().map(|(node, _)| node).collect(),
         };
-        reader.scan_catalog(&at, &mut |key, content| {
+        reader.scan_catalog(&at, &mut |key, _version, content| {
             match key {
                 Key::State => {
                     let decoded = redo::State::decode(&content)

@@ -52,32 +52,37 @@ impl PageReader {
         for node in readers {
             match self.ask_one(*node, message) {
                 Ok(answer) => return Ok(answer),
-                Err(error) => {
-                    reasons.push(format!("{node}: {error:#}"));
-                    self.clients.remove(node);
-                }
+                Err(error) => reasons.push(format!("{node}: {error:#}")),
             }
         }
         bail!("no storage node answers ({})", reasons.join("; "))
     }
 
-    fn ask_one(&mut self, node: NodeId, message: &Message) -> anyhow::Result<Message> {
+    /// Asks one member. A refusal is an error, too.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub fn ask_one(&mut self, node: NodeId, message: &Message) -> anyhow::Result<Message> {
         if !self.clients.contains_key(&node) {
             let address = self.addresses.get(&node).context("its address is not known")?;
             self.clients.insert(node, Client::connect(address, &self.party, TIMEOUT)?);
         }
         let client = self.clients.get_mut(&node).context("just connected")?;
-        Ok(client.call(message)?)
+        let answer = client.call(message);
+        if answer.is_err() {
+            self.clients.remove(&node);
+        }
+        Ok(answer?)
     }
 
-    /// Reads the whole catalog, entry by entry, in key order.
+    /// Reads the whole catalog, entry by entry with its version, in key order.
     ///
     /// # Errors
     /// When no member can serve it, or `take` says so.
     pub fn scan_catalog(
         &mut self,
         at: &ReadAt,
-        take: &mut dyn FnMut(Key, Bytes) -> anyhow::Result<()>,
+        take: &mut dyn FnMut(Key, Lsn, Bytes) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (mut from, to) = catalog_range();
         loop {
@@ -93,10 +98,10 @@ impl PageReader {
             let Message::Entries { entries, next } = answer else {
                 bail!("a scan was answered by something else");
             };
-            for (key, _version, content) in entries {
+            for (key, version, content) in entries {
                 let decoded = Key::decode(&key)
                     .with_context(|| format!("the catalog has an entry {key} of no known kind"))?;
-                take(decoded, content)?;
+                take(decoded, version, content)?;
             }
             match next {
                 Some(next) if next > from => from = next,

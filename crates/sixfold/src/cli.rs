@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Control(ControlArgs),
     /// Show volume, processes, groups and instances.
     Status(StatusArgs),
+    /// Compare what storage gives with the writer's own files, page by page.
+    VerifyVolume(VerifyVolumeArgs),
     /// Run and disturb a whole cluster on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
@@ -173,6 +175,40 @@ pub(crate) struct ControlArgs {
   sixfold status --control 10.0.0.1:7300  a real deployment")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The volume to show.
+    #[arg(long, default_value = "main")]
+    pub volume: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold verify-volume                          the development cluster in ./sixfold-dev
+  sixfold verify-volume --json | jq .counts
+  sixfold verify-volume --control 10.0.0.1:7300  a real deployment, on its writer's host
+
+Makes PostgreSQL write a checkpoint, then reads the writer's files and asks the storage nodes for the
+same pages, sizes, maps and directories. What moves meanwhile is looked at again.
+
+Exit status: 0 the same, 1 different, 2 it could not be told.")]
+pub(crate) struct VerifyVolumeArgs {
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The volume.
+    #[arg(long, default_value = "main")]
+    pub volume: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which cluster: a development one by its directory, a real one by its control plane.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceArgs {
+    #[command(flatten)]
     pub dir: DirArg,
     /// The control plane of a real deployment, HOST:PORT.
     #[arg(long, value_name = "ADDRESS")]
@@ -180,12 +216,6 @@ pub(crate) struct StatusArgs {
     /// A file that names it: `control = \"HOST:PORT\"`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The volume to show.
-    #[arg(long, default_value = "main")]
-    pub volume: String,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Which development cluster.

@@ -1,7 +1,7 @@
 //! The `sixfold` binary: one subcommand a role, the operator's commands, and a whole cluster on one
 //! machine. Exit status: 0 done, 1 failed, 2 wrong usage.
 //!
-//! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`];
+//! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`], [`verify_volume`];
 //! [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
 
 mod cli;
@@ -14,6 +14,7 @@ mod say;
 mod signals;
 mod size;
 mod status;
+mod verify_volume;
 
 use std::io;
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use dev::layout::Layout;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             say::say(&format!("sixfold: {error:#}{}", advice(&error)));
             ExitCode::FAILURE
@@ -45,8 +46,9 @@ fn advice(error: &anyhow::Error) -> String {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::VerifyVolume(args) => return Ok(verify_volume::run(&args)),
         Command::Node(args) => roles::node(args),
         Command::Compute(args) => roles::compute(args),
         Command::Control(args) => roles::control(args),
@@ -61,5 +63,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Dev(DevCommand::Wipe(args)) => {
             dev::disturb::wipe(&Layout::new(&args.dir.dir)?, &args.name)
         }
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -12,34 +12,42 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::StatusArgs;
+use crate::cli::{PlaceArgs, StatusArgs};
 use crate::dev::layout::Layout;
 
 /// Prints the status.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let control = match (&args.control, &args.config) {
-        (Some(address), _) => Some(address.clone()),
-        (None, Some(file)) => Some(control_of(file)?),
-        (None, None) => None,
-    };
-    let report = match control {
+    let report = match deployment(&args.place)? {
         Some(address) => collect::deployment(&address, &args.volume)?,
         None => {
-            let layout = Layout::new(&args.dir.dir)?;
+            let layout = Layout::new(&args.place.dir.dir)?;
             let saved = layout.require()?;
             collect::development(&layout, &saved, &args.volume)
         }
     };
-    let mut text = if args.json {
+    let text = if args.json {
         serde_json::to_string_pretty(&report).context("a report is plain values")?
     } else {
         print::text(&report)
     };
-    text.truncate(text.trim_end().len());
-    match writeln!(std::io::stdout(), "{text}") {
+    put_out(&text)
+}
+
+/// Prints to standard output.
+pub(crate) fn put_out(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         // Whoever reads, as `head` does, has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot print the status"),
+        written => written.context("cannot print"),
+    }
+}
+
+/// The control plane of the deployment that was named; none for a development cluster.
+pub(crate) fn deployment(place: &PlaceArgs) -> anyhow::Result<Option<String>> {
+    match (&place.control, &place.config) {
+        (Some(address), _) => Ok(Some(address.clone())),
+        (None, Some(file)) => control_of(file).map(Some),
+        (None, None) => Ok(None),
     }
 }
 

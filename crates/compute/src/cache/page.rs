@@ -1,7 +1,7 @@
 //! What eviction looks at in a page: its LSN, what kind it is, and whether two copies are the same.
 
 use pgwal::layout::op::rm;
-use redo::mask::first_difference;
+use redo::mask::{first_difference, manager_of};
 use types::Lsn;
 
 use crate::cache::local::BLOCK;
@@ -35,22 +35,6 @@ pub fn is_sequence(page: &[u8]) -> bool {
     special == BLOCK - 8 && word32(page, special) == SEQUENCE_MAGIC
 }
 
-/// The resource manager whose masks fit the page, told by its special space.
-fn manager_of(page: &[u8]) -> u8 {
-    let special = usize::from(word16(page, 16));
-    let last = word16(page, BLOCK - 2);
-    match BLOCK.saturating_sub(special) {
-        0 => rm::HEAP,
-        16 if last == 0xff80 => rm::HASH,
-        16 if last == 0xff81 => rm::GIST,
-        16 => rm::BTREE,
-        8 if last == 0xff82 => rm::SPGIST,
-        8 if (0xf091..=0xf093).contains(&last) => rm::BRIN,
-        8 => rm::GIN,
-        _ => rm::GENERIC,
-    }
-}
-
 /// What the difference between a local page and storage's is, if there is one that matters. Hints
 /// may differ, and a page may be newly marked all-visible in storage; but an all-visible mark that
 /// only the local page has would be lost while the visibility map keeps its own (rule R4c).
@@ -71,7 +55,7 @@ pub fn difference(local: &[u8], stored: &[u8], block: u32) -> Result<Option<Stri
     if word16(&*local, 10) & ALL_VISIBLE > word16(&*stored, 10) & ALL_VISIBLE {
         return Ok(Some("only the local page is marked all-visible".to_owned()));
     }
-    let manager = manager_of(&*local);
+    let manager = manager_of(&local).unwrap_or(rm::GENERIC);
     let first =
         first_difference(manager, &local, &stored, block).map_err(|fault| fault.to_string())?;
     Ok(first.map(|byte| {
