@@ -210,6 +210,46 @@ impl Cluster {
         Ok(serde_json::from_str(&self.sixfold(&["status", "--json"])?)?)
     }
 
+    /// `sixfold verify-volume --json`: what storage gives is what the writer has, page by page.
+    ///
+    /// # Errors
+    /// With every difference, or the reason why it could not be told.
+    pub fn verify_volume(&self) -> Result<Value> {
+        self.wait_for_autovacuum()?;
+        let output = self.try_sixfold(&["verify-volume", "--json"])?;
+        ensure!(
+            output.status.success(),
+            "verify-volume ended with {}: {}\n{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.logs()
+        );
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(report["outcome"] == "same", "status 0 and {report:#}");
+        ensure!(report["counts"]["main"]["compared"].as_u64() > Some(0), "nothing compared");
+        Ok(report)
+    }
+
+    /// Waits until no autovacuum is under way: one changes its table's visibility map all the time,
+    /// which then can never be compared.
+    fn wait_for_autovacuum(&self) -> Result<()> {
+        let status = self.wait_until("a writer is ready", |status| ready_port(status).is_some())?;
+        let mut writer = connect_to(ready_port(&status).context("a writer's port")?)?;
+        let started = Instant::now();
+        loop {
+            let row = writer.query_one(
+                "select count(*) from pg_stat_activity where backend_type = 'autovacuum worker'",
+                &[],
+            )?;
+            if row.get::<_, i64>(0) == 0 {
+                return Ok(());
+            }
+            ensure!(started.elapsed() < PATIENCE, "autovacuum does not get through");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// The writer's entry among the status' instances.
     ///
     /// # Errors
@@ -286,6 +326,13 @@ impl Drop for Cluster {
             self.dir.disable_cleanup(true);
         }
     }
+}
+
+/// The port of the writer that is ready.
+fn ready_port(status: &Value) -> Option<u16> {
+    let ready = |i: &&Value| i["role"] == "writer" && i["state"] == "ready";
+    let instance = status["instances"].as_array()?.iter().find(ready)?;
+    instance["endpoint"].as_str()?.rsplit(':').next()?.parse().ok()
 }
 
 /// A connection to PostgreSQL on this machine.

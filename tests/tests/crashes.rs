@@ -44,7 +44,8 @@ fn twenty_kills_of_the_writer_lose_no_acknowledged_transaction() -> Result<()> {
         let checked = promises.verify(&mut client).with_context(|| format!("round {round}"))?;
         ensure!(checked >= 20, "round {round} checked only {checked}");
     }
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -70,7 +71,8 @@ fn a_daemon_killed_under_a_living_postgres_comes_back_and_sessions_survive() -> 
     promises.verify(&mut cluster.connect()?)?;
     let answer: i32 = session.query_one("select answer from mine", &[])?.get(0);
     ensure!(answer == 42);
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -90,7 +92,8 @@ fn recovery_killed_at_random_moments_ends_right() -> Result<()> {
     }
     cluster.start("writer")?;
     promises.verify(&mut cluster.connect_when_ready()?)?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -109,5 +112,6 @@ fn a_killed_backend_is_postgres_own_crash_restart() -> Result<()> {
     ledger.wait_for_progress(50, PATIENCE)?;
     let promises = ledger.stop();
     promises.verify(&mut cluster.connect_when_ready()?)?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }

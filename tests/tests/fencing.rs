@@ -71,6 +71,7 @@ fn take_over_while_it_sleeps(control_lives: bool) -> Result<()> {
     let epoch = status["volume"]["epoch"].as_u64().context("epoch")?;
     ensure!(epoch > before, "epoch {epoch} is not above {before}");
     drop(client);
+    cluster.verify_volume()?;
     tests::cluster::signal(second.id(), libc::SIGTERM);
     tests::cluster::wait_for_exit(&mut second, PATIENCE)?;
     Ok(())

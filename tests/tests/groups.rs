@@ -12,6 +12,7 @@ fn a_volume_of_small_groups_grows_survives_kills_and_keeps_records_whole() -> Re
     let groups = cluster.status()?["groups"].as_array().context("groups")?.len();
     ensure!(groups >= 4, "about 60 MB of pages lie in {groups} groups of 8 MB");
     pgbench(&cluster, &["-c", "8", "-j", "2", "-T", "8"])?;
+    cluster.verify_volume()?;
     Ledger::create(&mut cluster.connect()?)?;
     for round in 0..4 {
         let ledger = Ledger::start(cluster.port(), round * 10, 4);
@@ -28,5 +29,6 @@ fn a_volume_of_small_groups_grows_survives_kills_and_keeps_records_whole() -> Re
     cluster.start("a1")?;
     cluster.start("a2")?;
     check_pgbench_sums(&cluster)?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }

@@ -11,6 +11,7 @@ fn pages_from_storage_alone_pass_amcheck_and_keep_every_row() -> Result<()> {
     pgbench(&cluster, &["-c", "8", "-j", "2", "-T", "10"])?;
     cluster.connect()?.batch_execute("vacuum")?;
     amcheck(&cluster)?;
+    cluster.verify_volume()?;
     check_pgbench_sums(&cluster)?;
     let before = pgbench_fingerprint(&cluster)?;
 
@@ -25,6 +26,7 @@ fn pages_from_storage_alone_pass_amcheck_and_keep_every_row() -> Result<()> {
     cluster.connect_when_ready()?;
     amcheck(&cluster)?;
     ensure!(pgbench_fingerprint(&cluster)? == before, "rows changed over a wipe");
+    cluster.verify_volume()?;
 
     // And once more through a clean stop of everything.
     cluster.down()?;
@@ -32,7 +34,8 @@ fn pages_from_storage_alone_pass_amcheck_and_keep_every_row() -> Result<()> {
     ensure!(pgbench_fingerprint(&cluster)? == before, "rows changed over a restart");
     check_pgbench_sums(&cluster)?;
     pgbench(&cluster, &["-c", "4", "-j", "2", "-t", "50"])?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -67,6 +70,7 @@ fn catalog_state_outlives_the_compute_host() -> Result<()> {
     drop(client);
     // ALTER SYSTEM writes a file, not the log: the daemon notices and logs it within a second or so.
     std::thread::sleep(std::time::Duration::from_secs(4));
+    cluster.verify_volume()?;
 
     cluster.kill("writer", "KILL")?;
     cluster.wipe("writer")?;
@@ -91,5 +95,6 @@ fn catalog_state_outlives_the_compute_host() -> Result<()> {
     ensure!(databases == 2, "{databases} of 2 databases");
     let mem: String = client.query_one("show work_mem", &[])?.get(0);
     ensure!(mem == "17MB", "ALTER SYSTEM was lost: work_mem is {mem}");
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }

@@ -53,7 +53,8 @@ fn an_az_is_lost_without_an_error_and_a_third_node_makes_commits_wait() -> Resul
     let promises = ledger.stop();
     promises.verify(&mut cluster.connect()?)?;
     cluster.wait_until("all six members are level", all_level)?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn a_node_that_was_down_fills_from_its_peers_without_a_writer() -> Result<()> {
     cluster.wait_until("a2 is level with its peers", all_level)?;
     cluster.start("writer")?;
     promises.verify(&mut cluster.connect_when_ready()?)?;
-    Ok(())
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -86,7 +87,8 @@ fn a_wiped_node_is_rebuilt_from_its_peers() -> Result<()> {
     cluster.kill("a1", "KILL")?;
     cluster.kill("c1", "KILL")?;
     pgbench(&cluster, &["-c", "4", "-t", "100"])?;
-    amcheck(&cluster)
+    amcheck(&cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 #[test]
@@ -105,5 +107,5 @@ fn every_node_killed_in_turn_under_load_costs_no_client_an_error() -> Result<()>
     let promises = ledger.stop();
     promises.verify(&mut cluster.connect()?)?;
     cluster.wait_until("all six members are level", all_level)?;
-    Ok(())
+    cluster.verify_volume().map(drop)
 }
