@@ -14,6 +14,7 @@ use bytes::Bytes;
 use pgwal::build::opening_segments;
 use pgwal::control_file::DbState;
 use pgwal::layout::{SEGMENT_SIZE_DEFAULT, record_start, segment_name};
+use pgwal::slru::{FIRST_NORMAL_XID, xid_precedes};
 use pgwal::{CheckPoint, ControlFile, Record};
 use types::{History, Lsn, Span, Timeline};
 
@@ -157,8 +158,10 @@ pub fn start_point(
             branches.current
         );
     }
+    let next_xid = counters.next_xid.max(next_xid);
     let wanted = CheckPoint {
-        next_xid: counters.next_xid.max(next_xid),
+        next_xid,
+        newest_commit_ts_xid: newest_stamped(counters, next_xid),
         full_page_writes: false,
         time: now,
         ..*counters
@@ -212,6 +215,19 @@ pub fn start_point(
         segment_size,
         commit_timestamps,
     })
+}
+
+/// Newest transaction that may have a commit timestamp. Commit records do not go to the counters, so
+/// those know only of the last checkpoint's, and the server gives no timestamp of a later one. An
+/// upper bound does: what did not commit has none on its page.
+fn newest_stamped(counters: &CheckPoint, next_xid: u64) -> u32 {
+    let known = counters.newest_commit_ts_xid;
+    let last = match (next_xid as u32).wrapping_sub(1) {
+        special if special < FIRST_NORMAL_XID => u32::MAX,
+        last => last,
+    };
+    let tracked = counters.oldest_commit_ts_xid >= FIRST_NORMAL_XID;
+    if tracked && xid_precedes(known, last) { last } else { known }
 }
 
 /// The last record of a stopped data directory: its shutdown checkpoint.
@@ -285,6 +301,21 @@ mod tests {
         let (first, second) = (&files[0].1, &files[1].1);
         assert_eq!(*first, format!("1\t{}\tvolume opened\n", end(0x10_0028)));
         assert_eq!(*second, format!("{first}2\t{}\tvolume opened\n", end(0x20_0028)));
+    }
+
+    #[test]
+    fn timestamps_of_commits_since_the_last_checkpoint_are_not_too_new_to_be_asked_for() {
+        let since = |oldest, newest| CheckPoint {
+            oldest_commit_ts_xid: oldest,
+            newest_commit_ts_xid: newest,
+            ..CheckPoint::default()
+        };
+        assert_eq!(newest_stamped(&since(700, 700), 900), 899);
+        assert_eq!(newest_stamped(&since(700, 700), 700), 700, "nothing has committed");
+        assert_eq!(newest_stamped(&since(0, 0), 900), 0, "nothing is tracked");
+        let end = u32::MAX - 5;
+        assert_eq!(newest_stamped(&since(end, end), (1 << 32) + 3), u32::MAX);
+        assert_eq!(newest_stamped(&since(end, end), (1 << 32) + 10), 9, "in the next epoch");
     }
 
     #[test]

@@ -267,8 +267,15 @@ impl State {
         own.full_page_writes = new.full_page_writes;
         own.time = new.time;
         own.oldest_active_xid = new.oldest_active_xid;
-        own.oldest_commit_ts_xid = new.oldest_commit_ts_xid;
-        own.newest_commit_ts_xid = new.newest_commit_ts_xid;
+        // Taken when the checkpoint began; commits and truncations since have moved them on.
+        for (own, new) in [
+            (&mut own.oldest_commit_ts_xid, new.oldest_commit_ts_xid),
+            (&mut own.newest_commit_ts_xid, new.newest_commit_ts_xid),
+        ] {
+            if xid_precedes(*own, new) {
+                *own = new;
+            }
+        }
         Ok(())
     }
 
