@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Environment of `dev up` and so of every process.
     pub environment: Vec<(String, String)>,
+    /// A directory of programs that the cluster needs as long as it is there.
+    pub programs: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Options {
@@ -30,7 +33,7 @@ impl Options {
     pub fn with(arguments: &[&str]) -> Options {
         Options {
             arguments: arguments.iter().map(ToString::to_string).collect(),
-            environment: vec![],
+            ..Options::default()
         }
     }
 }

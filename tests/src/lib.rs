@@ -1,15 +1,19 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`ledger`], [`tools`], [`small_disk`]; [`suites`] are PostgreSQL's own
-//! tests.
+//! Reading order: [`cluster`], [`ledger`], [`tools`], [`small_disk`]; for the hard cases [`shared`],
+//! [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
 
+pub mod aged;
 pub mod cluster;
+pub mod hard;
 pub mod ledger;
+pub mod shared;
 pub mod small_disk;
 pub mod suites;
 pub mod tools;
 
 pub use cluster::{Cluster, Options};
 pub use ledger::Ledger;
+pub use shared::Shared;
 pub use small_disk::SmallDisk;

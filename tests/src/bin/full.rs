@@ -121,7 +121,7 @@ fn in_test_mode() -> Options {
     let mut arguments = vec!["--cache-size=16MB".to_owned()];
     arguments.extend(settings);
     let environment = vec![("SIXFOLD_EVICT_EVERYTHING".to_owned(), "true".to_owned())];
-    Options { arguments, environment }
+    Options { arguments, environment, ..Options::default() }
 }
 
 fn tell(server: &str, suite: &Suite, outcome: &Outcome) {
