@@ -52,7 +52,8 @@ impl Identity {
         let Some(content) = recipes::read_all(disk, &path)? else { return Ok(None) };
         let damaged = || StoreError::Damaged {
             what: path.display().to_string(),
-            why: "not a store's identity".to_owned(),
+            why: "not a store's identity; wipe the directory, and its peers rebuild what it held"
+                .to_owned(),
         };
         let text = std::str::from_utf8(&content).map_err(|_| damaged())?;
         match Identity::from_text(text).ok_or_else(damaged)? {
