@@ -128,12 +128,14 @@ pub fn planned(client: &mut Client, node: &str, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// What every test ends with: heaps and indexes are sound and agree.
+/// What every test ends with: heaps and indexes are sound and agree, and storage gives what the writer
+/// has.
 ///
 /// # Errors
 /// With what is not.
 pub fn sound(cluster: &Cluster) -> Result<()> {
-    amcheck(cluster)
+    amcheck(cluster)?;
+    cluster.verify_volume().map(drop)
 }
 
 /// An empty directory that belongs to the user as which PostgreSQL runs.
