@@ -1,13 +1,14 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`ledger`], [`tools`], [`small_disk`]; for the hard cases [`shared`],
+//! Reading order: [`cluster`], [`ledger`], [`metrics`], [`tools`], [`small_disk`]; for the hard cases [`shared`],
 //! [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
 
 pub mod aged;
 pub mod cluster;
 pub mod hard;
 pub mod ledger;
+pub mod metrics;
 pub mod shared;
 pub mod small_disk;
 pub mod suites;

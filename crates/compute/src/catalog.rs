@@ -7,6 +7,8 @@
 //!
 //! Pure: no I/O. The catalog's pages that redo keeps (SLRU pages, counters) are not mirrored.
 
+mod copying;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -61,6 +63,8 @@ pub struct Catalog {
     tablespaces: BTreeMap<u32, Bytes>,
     maps: BTreeMap<(u32, u32), Bytes>,
     prepared: BTreeMap<u32, Bytes>,
+    /// Directories being filled by copying, and whether all pages are there.
+    copies: BTreeMap<(u32, u32), bool>,
     files: BTreeMap<u32, Bytes>,
     /// Pages assigned to each group, by length of the forks that lie there.
     filled: BTreeMap<GroupId, u64>,
@@ -85,6 +89,7 @@ impl Catalog {
             tablespaces: BTreeMap::new(),
             maps: BTreeMap::new(),
             prepared: BTreeMap::new(),
+            copies: BTreeMap::new(),
             files: BTreeMap::new(),
             filled: groups.into_iter().map(|group| (group, 0)).collect(),
         }
@@ -122,6 +127,14 @@ impl Catalog {
             }
             Key::TwoPhase(xid) => {
                 self.prepared.insert(xid, value.clone());
+            }
+            Key::Copying { tablespace, database } => {
+                let done = match value.as_ref() {
+                    [0] => false,
+                    [1] => true,
+                    _ => return Err(CatalogError { key: key.encode(), what: "is no flag" }),
+                };
+                self.copies.insert((tablespace, database), done);
             }
             Key::File(self::file::GEOMETRY) => {
                 self.extent_blocks = number()?.max(1);
@@ -299,6 +312,9 @@ impl Catalog {
         }
         if self.databases.remove(&(tablespace, database)).is_some() {
             draft.delete_entry(Key::Database { tablespace, database });
+        }
+        if self.copies.remove(&(tablespace, database)).is_some() {
+            draft.delete_entry(Key::Copying { tablespace, database });
         }
     }
 
@@ -493,6 +509,22 @@ mod tests {
         each(&mut catalog, &|c, d| c.drop_tablespace(d, 16400));
         each(&mut catalog, &|c, d| c.create_fork(d, Rel { relation: 9, ..REL }, Fork::Init));
         each(&mut catalog, &|c, d| c.drop_relation(d, Rel { relation: 9, ..REL }));
+        each(&mut catalog, &|c, d| c.begin_copy(d, 1663, 6));
+        each(&mut catalog, &|c, d| {
+            c.touch(d, Rel { database: 6, ..REL }, Fork::Main, 129);
+        });
+        each(&mut catalog, &|c, d| assert!(!c.adopt_copy(d, (1663, 5), (1663, 6)), "not whole"));
+        each(&mut catalog, &|c, d| c.end_copy(d, 1663, 6));
+        each(&mut catalog, &|c, d| assert!(c.adopt_copy(d, (1663, 5), (1663, 6))));
+        each(&mut catalog, &|c, d| c.begin_copy(d, 1663, 7));
+        each(&mut catalog, &|c, d| {
+            c.touch(d, Rel { database: 7, ..REL }, Fork::Main, 128);
+        });
+        each(&mut catalog, &|c, d| c.end_copy(d, 1663, 7));
+        each(&mut catalog, &|c, d| assert!(!c.adopt_copy(d, (1663, 5), (1663, 7)), "too short"));
+        each(&mut catalog, &|c, d| c.void_copies(d));
+        assert_eq!(catalog.databases().len(), 2, "a copy that became a database stays");
+        each(&mut catalog, &|c, d| c.drop_database(d, 1663, 6));
         each(&mut catalog, &|c, d| c.drop_database(d, 1663, 5));
         assert_eq!(catalog.forks().count(), 0);
         assert_eq!(catalog.filled().values().sum::<u64>(), 0);

@@ -1,30 +1,35 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor. Rules D1 to D20 are in the README; comments cite them.
+//! supervisor. Rules D1 to D23 are in the README; comments cite them.
 //!
-//! Reading order: [`catalog`], [`draft`], [`xids`], [`router`] (pure: what a record means for each
+//! Reading order: [`catalog`], [`draft`], [`xids`], [`riders`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
-//! threads see of it); [`wal_tail`], [`copy`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
+//! threads see of it); [`wal_tail`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host); [`mod@verify`] (are they the volume's?);
-//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`threads`], [`mod@run`] (PostgreSQL and the
+//! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`carrier`], [`office`], [`copies`], [`free_space`],
+//! [`threads`], [`mod@run`] (PostgreSQL and the
 //! daemon's life).
 
 pub mod attach;
 pub mod bell;
 pub mod cache;
+pub mod carrier;
 pub mod catalog;
 pub mod config;
-pub mod copy;
+pub mod copies;
 pub mod create;
 pub mod directories;
 pub mod draft;
+pub mod free_space;
 pub mod import;
 pub mod links;
 pub mod metrics;
+pub mod office;
 pub mod open;
 pub mod opening;
 pub mod pages;
 pub mod recover;
+pub mod riders;
 pub mod router;
 pub mod run;
 pub mod settings;

@@ -25,6 +25,10 @@ pub struct DriverMetrics {
     pub groups: Gauge,
     /// The writer's epoch.
     pub epoch: Gauge,
+    /// Records of VACUUM routed.
+    pub free_space_seen: Gauge,
+    /// Of those: what they found is in the volume.
+    pub free_space_kept: Gauge,
     /// The cache's counters, in the order of [`CACHE`].
     cache: [Gauge; CACHE.len()],
 }
@@ -58,6 +62,9 @@ impl DriverMetrics {
             lead_bytes: metrics.gauge("lead_bytes", "Log routed and not yet durable"),
             groups: metrics.gauge("groups", "Protection groups of the volume"),
             epoch: metrics.gauge("epoch", "Epoch of this writer"),
+            free_space_seen: metrics.gauge("free_space_seen", "Records of VACUUM routed"),
+            free_space_kept: metrics
+                .gauge("free_space_kept", "Of those: the free space found is in the volume"),
             cache: CACHE.map(|(name, help, _)| metrics.gauge(name, help)),
         }
     }

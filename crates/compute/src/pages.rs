@@ -1,5 +1,5 @@
-//! Reads from storage nodes outside the page cache's path: the catalog at an open, and the source
-//! of a copied database. Blocking, one node at a time, the next one when it fails.
+//! Reads the catalog from storage nodes, outside the page cache's path. Blocking, one node at a time,
+//! the next one when it fails.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,11 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use link::{Client, Party};
-use pgwal::keys::{Fork, Key, Rel, catalog_range};
-use types::{GroupId, Lsn, NodeId, PageKey, SegmentId};
-use wire::{Message, PageAnswer};
-
-use crate::volume_view::Shared;
+use pgwal::keys::{Key, catalog_range};
+use types::{Lsn, NodeId, SegmentId};
+use wire::Message;
 
 /// Longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -109,56 +107,5 @@ impl PageReader {
                 None => return Ok(()),
             }
         }
-    }
-
-    /// Reads blocks of a fork at the durable point; `None` for blocks that were never written.
-    ///
-    /// # Errors
-    /// When a block cannot be had from any member.
-    pub fn read_blocks(
-        &mut self,
-        shared: &Shared,
-        rel: Rel,
-        fork: Fork,
-        blocks: std::ops::Range<u32>,
-    ) -> anyhow::Result<Vec<Option<Bytes>>> {
-        let mut by_group: BTreeMap<GroupId, Vec<(usize, PageKey)>> = BTreeMap::new();
-        let mut pages = vec![None; blocks.len()];
-        {
-            let router = shared.router();
-            for (index, block) in blocks.enumerate() {
-                if let Some(group) = router.catalog.group_of(rel, fork, block) {
-                    let key = Key::Block(rel, fork, block).encode();
-                    by_group.entry(group).or_default().push((index, key));
-                }
-            }
-        }
-        for (group, wanted) in by_group {
-            let (read_point, complete_to, readers) = shared.readers(group);
-            let message = Message::ReadPages {
-                segment: shared.segment(group),
-                read_point,
-                complete_to,
-                keys: wanted.iter().map(|(_, key)| *key).collect(),
-            };
-            let Message::Pages(answers) = self.ask(&readers, &message)? else {
-                bail!("a read was answered by something else");
-            };
-            if answers.len() != wanted.len() {
-                bail!("{} pages were answered, {} asked for", answers.len(), wanted.len());
-            }
-            for ((index, key), answer) in wanted.into_iter().zip(answers) {
-                match answer {
-                    PageAnswer::Absent => {}
-                    PageAnswer::Page { bytes, .. } => {
-                        if let Some(place) = pages.get_mut(index) {
-                            *place = Some(bytes);
-                        }
-                    }
-                    PageAnswer::Failed(refusal) => bail!("page {key}: {refusal}"),
-                }
-            }
-        }
-        Ok(pages)
     }
 }

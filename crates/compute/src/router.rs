@@ -6,19 +6,23 @@
 //! - D3: what redo cannot know (sizes, extents, what exists) is written out as `Put` and `Delete`.
 //! - D4: a record that is not known ends the writer; nothing is skipped.
 //!
-//! Pure. The one thing it cannot do itself is to copy a database ([`Routed::Copy`]): that needs
-//! pages from storage.
+//! - D19: a record that copies a database finds the pages in the volume already (see
+//!   [`crate::copies`]); it only makes them a database's.
+//!
+//! Pure.
 
-use pgwal::effects::{CatalogChange, Effects, Truncated};
+use pgwal::effects::{CatalogChange, CheckpointKind, Effects, Truncated};
 use pgwal::keys::{Fork, Key, Slru};
 use pgwal::layout::op;
 use pgwal::slru::SlruTruncate;
 use pgwal::{WalError, vm};
-use types::{GroupId, PageKey};
+use types::{GroupId, PageKey, Span};
 use wire::Change;
 
 use crate::catalog::Catalog;
 use crate::draft::{CATALOG, Draft};
+use crate::free_space::Signs;
+use crate::riders::{Riders, is_carrier};
 use crate::xids::Xids;
 
 /// Where `xl_parameter_change` has `track_commit_timestamp`: after six counts and a flag.
@@ -26,22 +30,25 @@ const TRACK_COMMIT_TIMESTAMP_AT: usize = 25;
 /// Pages of an SLRU segment file.
 const SLRU_SEGMENT_PAGES: u32 = 32;
 
-/// What has become of a record.
-#[derive(Debug)]
-pub enum Routed {
-    /// Ready to be submitted.
-    Record(protocol::Record),
-    /// A database is copied by this record: its pages are to be read and added first.
-    Copy(DatabaseCopy),
-}
-
-/// A record that copies a database directory (`STRATEGY file_copy`, `SET TABLESPACE`).
-#[derive(Debug)]
-pub struct DatabaseCopy {
-    /// The record without the copied blocks.
-    pub record: protocol::Record,
-    /// Forks to copy: source, destination, length in blocks.
-    pub forks: Vec<(pgwal::keys::Rel, pgwal::keys::Rel, Fork, u32)>,
+/// A record that cannot be routed (D4).
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// It is not known, or malformed.
+    #[error(transparent)]
+    Record(#[from] WalError),
+    /// It makes a database of pages that are not there.
+    #[error(
+        "record {span} copies database {database} into tablespace {tablespace}, but its pages are \
+         not all in the volume; restart the writer, and use CREATE DATABASE ... STRATEGY wal_log"
+    )]
+    NotCopied {
+        /// The record.
+        span: Span,
+        /// Tablespace copied to.
+        tablespace: u32,
+        /// Database copied to.
+        database: u32,
+    },
 }
 
 /// The catalog and the transactions, moved along the log record by record.
@@ -53,22 +60,25 @@ pub struct Router {
     pub xids: Xids,
     /// `track_commit_timestamp`, as the server was started with.
     pub commit_timestamps: bool,
-    /// Small files waiting for a record to ride on.
-    pub files: Vec<(u32, bytes::Bytes)>,
+    /// What waits for a carrier.
+    pub riders: Riders,
+    /// What concerns free space maps.
+    pub signs: Signs,
 }
 
 impl Router {
     /// A router that goes on from this catalog.
     #[must_use]
     pub fn new(catalog: Catalog, xids: Xids, commit_timestamps: bool) -> Router {
-        Router { catalog, xids, commit_timestamps, files: Vec::new() }
+        let (riders, signs) = (Riders::default(), Signs::default());
+        Router { catalog, xids, commit_timestamps, riders, signs }
     }
 
     /// Splits one record. Records come in log order.
     ///
     /// # Errors
-    /// When the record is not known or malformed (D4).
-    pub fn route(&mut self, record: &pgwal::Record) -> Result<Routed, WalError> {
+    /// When the record is not known or malformed, or copies what is not there (D4).
+    pub fn route(&mut self, record: &pgwal::Record) -> Result<protocol::Record, RouteError> {
         let effects = pgwal::effects(record)?;
         let mut draft = Draft::new();
         for block in &record.blocks {
@@ -76,21 +86,19 @@ impl Router {
             draft.apply(group, Key::Block(block.rel, block.fork, block.block).encode());
         }
         self.implicit_pages(&mut draft, &effects);
-        let mut copies = Vec::new();
         for change in &effects.catalog {
-            self.catalog_change(&mut draft, change, &mut copies);
+            self.catalog_change(&mut draft, change, record.span)?;
         }
-        for (number, content) in std::mem::take(&mut self.files) {
-            self.catalog.put_file(&mut draft, number, content);
+        if effects.checkpoint == Some(CheckpointKind::Shutdown) {
+            self.catalog.void_copies(&mut draft); // every process of before has ended
         }
+        if is_carrier(record) {
+            self.riders.board(&mut self.catalog, &mut draft);
+        }
+        self.note_signs(record, &effects);
         self.xids.note(record.span, record.xid, &effects);
         self.note_parameters(record);
-        let record = finish(draft, record);
-        Ok(if copies.is_empty() {
-            Routed::Record(record)
-        } else {
-            Routed::Copy(DatabaseCopy { record, forks: copies })
-        })
+        Ok(finish(draft, record))
     }
 
     /// Whether commits set timestamps is what the log last said, as in recovery.
@@ -99,6 +107,21 @@ impl Router {
         if change && let Some(on) = record.main.get(TRACK_COMMIT_TIMESTAMP_AT) {
             self.commit_timestamps = *on != 0;
         }
+    }
+
+    /// VACUUM marks pages as all-visible, frees their line pointers, and at its end changes the
+    /// table's row in place.
+    fn note_signs(&mut self, record: &pgwal::Record, effects: &Effects) {
+        let vacuum = match record.rmid {
+            op::rm::HEAP2 => {
+                let kind = record.info & op::heap_flags::OP_MASK;
+                kind == op::heap2::VISIBLE || kind == op::heap2::VACUUM
+            }
+            op::rm::HEAP => record.info & op::heap_flags::OP_MASK == op::heap::INPLACE,
+            _ => false,
+        };
+        self.signs.vacuum += u64::from(vacuum);
+        self.signs.checkpoints += u64::from(effects.checkpoint.is_some());
     }
 
     fn implicit_pages(&mut self, draft: &mut Draft, effects: &Effects) {
@@ -134,8 +157,8 @@ impl Router {
         &mut self,
         draft: &mut Draft,
         change: &CatalogChange,
-        copies: &mut Vec<(pgwal::keys::Rel, pgwal::keys::Rel, Fork, u32)>,
-    ) {
+        span: Span,
+    ) -> Result<(), RouteError> {
         let catalog = &mut self.catalog;
         match change {
             CatalogChange::Created(rel, fork) => catalog.create_fork(draft, *rel, *fork),
@@ -150,21 +173,11 @@ impl Router {
                 from_tablespace,
                 from_database,
             } => {
-                catalog.drop_database(draft, *tablespace, *database);
-                catalog.create_database(draft, *tablespace, *database);
-                if let Some(map) = catalog.maps().get(&(*from_tablespace, *from_database)).cloned()
-                {
-                    catalog.put_map(draft, *tablespace, *database, map);
+                let (tablespace, database) = (*tablespace, *database);
+                let from = (*from_tablespace, *from_database);
+                if !catalog.adopt_copy(draft, from, (tablespace, database)) {
+                    return Err(RouteError::NotCopied { span, tablespace, database });
                 }
-                let source = catalog.forks_of_database(*from_tablespace, *from_database);
-                copies.extend(source.map(|(from, fork, blocks)| {
-                    let to = pgwal::keys::Rel {
-                        tablespace: *tablespace,
-                        database: *database,
-                        relation: from.relation,
-                    };
-                    (from, to, fork, blocks)
-                }));
             }
             CatalogChange::DatabaseDropped { tablespace, database } => {
                 catalog.drop_database(draft, *tablespace, *database);
@@ -184,6 +197,7 @@ impl Router {
             // the slots and subscriptions' workers themselves do: not yet part of the volume.
             CatalogChange::Origin { .. } | CatalogChange::LogicalMapping(_) => {}
         }
+        Ok(())
     }
 }
 

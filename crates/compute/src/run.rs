@@ -215,16 +215,14 @@ impl<'a> Daemon<'a> {
             volume.opened.watermark,
             now.cast_signed(),
         )?;
-        let files = catalog.forks().count();
-        let board = self.lay_out(&catalog, &point)?;
-        opening.done_with(&format!("layout of {files} relation forks"));
         let next_xid = volume.opened.watermark.max(state.checkpoint.next_xid);
         let mut router = Router::new(catalog, Xids::new(next_xid), point.commit_timestamps);
-        // The checkpoint is the epoch's first record (D17).
-        let record = match router.route(&point.checkpoint)? {
-            crate::router::Routed::Record(record) => record,
-            crate::router::Routed::Copy(_) => bail!("a checkpoint copies no database"),
-        };
+        // The checkpoint is the epoch's first record (D17). It comes before the layout, because it
+        // clears away what a crash has left in the catalog.
+        let record = router.route(&point.checkpoint)?;
+        let files = router.catalog.forks().count();
+        let board = self.lay_out(&router.catalog, &point)?;
+        opening.done_with(&format!("layout of {files} relation forks"));
         let attachment = Attachment {
             volume: volume.info.id,
             epoch,
@@ -394,6 +392,7 @@ impl<'a> Daemon<'a> {
                 None if signals::asked_to_stop() => {
                     tracing::info!("stopping PostgreSQL");
                     threads.set(|account| account.state = "stopping");
+                    threads.settle();
                     server.stop_fast()?;
                     stopping = Some(Instant::now());
                 }

@@ -15,16 +15,12 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use bytes::Bytes;
 use registry::GroupInfo;
 use seam::SharedBoard;
 use types::{Lsn, NodeId, WRITER_LEAD_BYTES_MAX};
 
 use crate::bell::Bell;
-use crate::copy::copy_database;
 use crate::metrics::DriverMetrics;
-use crate::pages::PageReader;
-use crate::router::Routed;
 use crate::volume_log::{LogError, VolumeLog};
 use crate::volume_view::Shared;
 use crate::wal_tail::WalTail;
@@ -40,8 +36,6 @@ pub enum Order {
     AddGroup(GroupInfo),
     /// A node is somewhere else now.
     Address(NodeId, String),
-    /// A small file rides on the next record.
-    PutFile(u32, Bytes),
 }
 
 /// Writes to the local log whose records are on their way.
@@ -63,7 +57,6 @@ pub struct Shipper {
     shared: Arc<Shared>,
     log: VolumeLog,
     tail: WalTail,
-    reader: PageReader,
     orders: Receiver<Order>,
     stop: Arc<AtomicBool>,
     metrics: DriverMetrics,
@@ -85,7 +78,6 @@ impl Shipper {
         shared: Arc<Shared>,
         log: VolumeLog,
         tail: WalTail,
-        reader: PageReader,
         orders: Receiver<Order>,
         stop: Arc<AtomicBool>,
         metrics: DriverMetrics,
@@ -97,7 +89,6 @@ impl Shipper {
             shared,
             log,
             tail,
-            reader,
             orders,
             stop,
             metrics,
@@ -154,7 +145,6 @@ impl Shipper {
         }
         let (end, _timeline) = self.board.wal_end();
         let mut failed = None;
-        let mut copy = None;
         let mut held_back = false;
         {
             let mut router = self.shared.router_mut();
@@ -163,29 +153,25 @@ impl Shipper {
             self.tail
                 .read(Lsn(end), &mut |record| {
                     match router.route(&record).map_err(anyhow::Error::from) {
-                        Ok(Routed::Record(record)) => match check_length(&record) {
+                        Ok(record) => match check_length(&record) {
                             Ok(()) => writer.submit(record),
                             Err(error) => failed = Some(error),
                         },
-                        Ok(Routed::Copy(found)) => copy = Some(found),
                         Err(error) => failed = Some(error),
                     }
                     records += 1;
                     held_back = writer.lead_bytes() >= WRITER_LEAD_BYTES_MAX;
-                    !held_back && copy.is_none() && failed.is_none()
+                    !held_back && failed.is_none()
                 })
                 .context("cannot read PostgreSQL's log")?;
             writer.set_watermark(router.xids.next());
             self.metrics.records.inc_by(records);
+            self.metrics.free_space_seen.set(router.signs.vacuum.cast_signed());
             self.shared.set_running(self.tail.position(), router.xids.oldest_running());
         }
         if let Some(error) = failed {
             let what = "PostgreSQL wrote a record that the volume cannot hold (rule D4)";
             return Err(error.context(what).into());
-        }
-        if let Some(copy) = copy {
-            copy_database(&mut self.log, &self.shared, &mut self.reader, copy)?;
-            return Ok(false);
         }
         if held_back {
             return Ok(false);
@@ -218,9 +204,6 @@ impl Shipper {
             match order {
                 Order::Address(node, address) => self.log.set_address(node, &address),
                 Order::AddGroup(info) => self.log.add_group(&info),
-                Order::PutFile(number, content) => {
-                    self.shared.router_mut().files.push((number, content));
-                }
             }
         }
     }

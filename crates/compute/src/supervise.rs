@@ -64,6 +64,14 @@ impl ServerConfig {
         self.instance.join("postgres.log")
     }
 
+    /// What the server says of itself in its lock file (the eighth line): `starting`, `ready`,
+    /// `stopping`; after a crash of one of its processes still `ready`.
+    #[must_use]
+    pub fn says(&self) -> Option<String> {
+        let lock = fs::read_to_string(self.pgdata().join("postmaster.pid")).ok()?;
+        lock.lines().nth(7).map(|status| status.trim().to_owned())
+    }
+
     /// A connection through the server's own socket, as the superuser.
     ///
     /// # Errors
@@ -193,12 +201,6 @@ impl Server {
         kill_tree(self.pid);
     }
 
-    /// Whether the server says in its lock file that it takes connections (its eighth line).
-    fn says_ready(&self) -> bool {
-        let lock = fs::read_to_string(self.config.pgdata().join("postmaster.pid"));
-        lock.is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
-    }
-
     /// Waits until the server takes connections and is out of recovery. `tick` is called between
     /// attempts and may end the wait with an error.
     ///
@@ -215,7 +217,7 @@ impl Server {
             tick()?;
             let mut last = "it starts".to_owned();
             // Asking earlier would only make it fork processes that say no.
-            if self.says_ready() {
+            if self.config.says().is_some_and(|status| status == "ready") {
                 match self.config.connect().and_then(|mut client| {
                     client.query_one("SELECT pg_is_in_recovery()", &[]).map(|row| row.get(0))
                 }) {

@@ -1,30 +1,29 @@
-//! Everything that may be slow: heartbeats, growth of the volume, addresses, `ALTER SYSTEM`, and the
-//! check that nothing was flushed behind the driver's back. Three threads, so that neither a control
+//! Everything that may be slow: heartbeats, growth of the volume, addresses, free space maps, and the
+//! check that nothing was flushed behind the driver's back. Four threads, so that neither a control
 //! plane that is making segments nor a server that does not answer silences the heartbeat.
 //!
 //! - R3: PostgreSQL's flush position is compared with what the driver has published; when it is
 //!   ahead, some write went round the preload library, and the server is fenced.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 use registry::{AddGroup, Client, InstanceHeartbeat, InstanceRole};
 use seam::SharedBoard;
 use types::{Lsn, Timeline};
 
-use crate::catalog::file;
 use crate::config::ComputeConfig;
+use crate::free_space::FreeSpace;
 use crate::ship::Order;
 use crate::supervise::ServerConfig;
 use crate::volume_view::Shared;
 
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const FILES_EVERY: Duration = Duration::from_millis(250);
+const GROW_AGAIN_AFTER: Duration = Duration::from_millis(250);
 const FLUSH_CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the supervisor tells about itself, for heartbeats.
@@ -64,6 +63,8 @@ pub struct Tender {
     pub fenced: Arc<Mutex<Option<String>>>,
     /// Set when the daemon stops.
     pub stop: Arc<AtomicBool>,
+    /// Set when PostgreSQL is about to be stopped; cleared when all is in the volume that should be.
+    pub leave: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Tender {
@@ -74,8 +75,9 @@ impl std::fmt::Debug for Tender {
 
 impl Tender {
     /// Runs until the daemon stops.
-    pub fn run(self) {
+    pub fn run(self, free_space: FreeSpace) {
         std::thread::scope(|scope| {
+            scope.spawn(|| free_space.run(&self.stop, &self.leave));
             scope.spawn(|| self.every(LOOK_EVERY, || self.grow()));
             scope.spawn(|| self.watch_server());
             self.every(BEAT_EVERY, || self.heartbeat());
@@ -95,21 +97,10 @@ impl Tender {
         }
     }
 
-    /// What is asked of PostgreSQL in a session of our own.
+    /// Compares PostgreSQL's flush position with ours, in a session of our own.
     fn watch_server(&self) {
         let mut session = None;
-        let mut stamp = self.auto_conf_stamp();
-        let mut check_at = Instant::now() + FLUSH_CHECK_EVERY;
-        self.every(FILES_EVERY, || {
-            let found = self.auto_conf_stamp();
-            if found != stamp && found.is_some() && self.persist_auto_conf(&mut session) {
-                stamp = found;
-            }
-            if Instant::now() >= check_at {
-                check_at = Instant::now() + FLUSH_CHECK_EVERY;
-                self.check_flush(&mut session);
-            }
-        });
+        self.every(FLUSH_CHECK_EVERY, || self.check_flush(&mut session));
     }
 
     fn account(&self) -> Account {
@@ -217,31 +208,7 @@ impl Tender {
             Err(error) => {
                 tracing::warn!(%error, "cannot add a group yet");
                 self.refresh(u64::MAX);
-                std::thread::sleep(FILES_EVERY);
-            }
-        }
-    }
-
-    fn auto_conf(&self) -> PathBuf {
-        self.server.pgdata().join("postgresql.auto.conf")
-    }
-
-    fn auto_conf_stamp(&self) -> Option<(SystemTime, u64)> {
-        let metadata = std::fs::metadata(self.auto_conf()).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
-    }
-
-    /// Puts the changed file into the volume: it rides on the record of a message that we make the
-    /// server write. False when that has to be tried again.
-    fn persist_auto_conf(&self, session: &mut Option<postgres::Client>) -> bool {
-        let Ok(content) = std::fs::read(self.auto_conf()) else { return false };
-        self.order(Order::PutFile(file::AUTO_CONF, content.into()));
-        let sql = "SELECT pg_logical_emit_message(true, 'sixfold', '')::text";
-        match self.query(session, sql) {
-            Some(_) => true,
-            None => {
-                tracing::warn!("ALTER SYSTEM is not yet in the volume: the server does not answer");
-                false
+                std::thread::sleep(GROW_AGAIN_AFTER);
             }
         }
     }

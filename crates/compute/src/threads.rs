@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use link::Party;
@@ -15,10 +16,12 @@ use wire::Speaker;
 use crate::attach::Attachment;
 use crate::bell::Bell;
 use crate::cache::{Cache, CacheConfig, Limits, VolumeView, WriterLog};
+use crate::carrier::Carrier;
 use crate::config::ComputeConfig;
+use crate::free_space::FreeSpace;
 use crate::metrics::DriverMetrics;
+use crate::office::Office;
 use crate::open::Volume;
-use crate::pages::PageReader;
 use crate::router::Router;
 use crate::ship::Shipper;
 use crate::supervise::ServerConfig;
@@ -26,6 +29,9 @@ use crate::tend::{Account, Tender};
 use crate::volume_log::{LogError, VolumeLog};
 use crate::volume_view::Shared;
 use crate::wal_tail::WalTail;
+
+/// Longest time that an orderly stop waits for what is still to be put into the volume.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What every part of the daemon on this host has in common.
 pub struct Host<'a> {
@@ -71,6 +77,7 @@ pub struct Threads {
     account: Arc<Mutex<Account>>,
     fenced: Arc<Mutex<Option<String>>>,
     waker: Arc<mio::Waker>,
+    leave: Arc<AtomicBool>,
     /// The board that the driver publishes on.
     pub board: SharedBoard,
     /// Dropped last, after PostgreSQL has ended.
@@ -109,6 +116,7 @@ impl Threads {
         );
         let next = shared.router().xids.next();
         log.writer().set_watermark(next);
+        let reattached = first.is_none();
         if let Some(record) = first {
             log.writer().submit(record);
         }
@@ -122,11 +130,19 @@ impl Threads {
             http: Some(host.http.clone()),
         }));
         let fenced = Arc::new(Mutex::new(None));
+        let leave = Arc::new(AtomicBool::new(false));
+        let carrier = Arc::new(Carrier::new(Arc::clone(&shared), host.server.clone()));
+        let office = Office {
+            board,
+            carrier: Arc::clone(&carrier),
+            instance: host.instance,
+            shared: Arc::clone(&shared),
+        };
         let cache = Cache::start(
             CacheConfig {
                 instance: host.instance,
                 board,
-                party: party.clone(),
+                party,
                 limits: Limits {
                     cache_size: host.config.cache_size,
                     cache_limit: host.config.cache_limit,
@@ -135,7 +151,7 @@ impl Threads {
             },
             Arc::clone(&shared) as Arc<dyn VolumeView>,
             Arc::new(WriterLog::new(Arc::clone(&shared), host.server.clone())),
-            Box::new(move |pid, postmaster| admit(board, pid, postmaster)),
+            Box::new(move |request| office.answer(request)),
         )?;
         let shipper = Shipper::new(
             board,
@@ -143,11 +159,18 @@ impl Threads {
             Arc::clone(&shared),
             log,
             tail,
-            PageReader::new(party, addresses),
             inbox,
             Arc::clone(&stop),
             host.metrics.clone(),
         )?;
+        let free_space = FreeSpace::new(
+            host.instance,
+            host.server.clone(),
+            Arc::clone(&shared),
+            carrier,
+            host.metrics.free_space_kept.clone(),
+            reattached,
+        );
         let tender = Tender {
             config: host.config.clone(),
             server: host.server.clone(),
@@ -161,11 +184,12 @@ impl Threads {
             board,
             fenced: Arc::clone(&fenced),
             stop: Arc::clone(&stop),
+            leave: Arc::clone(&leave),
         };
         let spawn = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let driver = spawn("driver").spawn(move || shipper.run())?;
-        let tender = spawn("tender").spawn(move || tender.run())?;
-        Ok(Threads { driver, tender, stop, account, fenced, waker, board, cache })
+        let tender = spawn("tender").spawn(move || tender.run(free_space))?;
+        Ok(Threads { driver, tender, stop, account, fenced, waker, leave, board, cache })
     }
 
     /// Changes what heartbeats tell.
@@ -188,6 +212,16 @@ impl Threads {
         Ok(())
     }
 
+    /// Before an orderly stop: has what is still missing from the volume put there, and waits for
+    /// that, within reason.
+    pub fn settle(&self) {
+        let until = Instant::now() + SETTLE_LIMIT;
+        self.leave.store(true, Ordering::SeqCst);
+        while self.leave.load(Ordering::SeqCst) && self.check().is_ok() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Ends the threads; the driver's reason if it had one.
     ///
     /// # Errors
@@ -205,15 +239,4 @@ impl Threads {
             Err(_) => bail!("the driver's thread panicked"),
         }
     }
-}
-
-/// Answers a server's hello (rule R3).
-fn admit(board: SharedBoard, pid: u32, postmaster: bool) -> i32 {
-    if board.is_fenced() {
-        return libc::EPERM;
-    }
-    if postmaster {
-        board.set_postmaster_pid(pid);
-    }
-    0
 }

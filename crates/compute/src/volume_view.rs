@@ -1,6 +1,6 @@
 //! What the rest of the daemon sees of the volume while the driver's thread moves it on.
 //!
-//! The driver's thread is the only writer. The router is behind a lock that it holds while it
+//! The driver's thread is the only writer, but for riders, which others add. The router is behind a lock that it holds while it
 //! routes a run of records; positions are copied here whenever they change, so a reader never
 //! waits for the network.
 

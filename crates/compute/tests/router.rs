@@ -2,14 +2,15 @@
 
 use bytes::Bytes;
 use compute::catalog::Catalog;
-use compute::router::{Routed, Router};
+use compute::riders::Rider;
+use compute::router::Router;
 use compute::xids::Xids;
 use pgwal::build::{self, Draft};
 use pgwal::keys::{Fork, Key, Rel};
 use pgwal::layout::op::{rm, xlog};
 use pgwal::record::{BlockImage, BlockRef, Compression};
 use pgwal::{CheckPoint, Record};
-use types::{GroupId, Lsn, Span};
+use types::{GroupId, Lsn, PageKey, Span};
 use wire::Change;
 
 const REL: Rel = Rel { tablespace: 1663, database: 5, relation: 16384 };
@@ -47,10 +48,7 @@ fn record(rmid: u8, info: u8, blocks: Vec<BlockRef>, main: &[u8]) -> Record {
 }
 
 fn routed(router: &mut Router, record: &Record) -> protocol::Record {
-    match router.route(record).expect("known") {
-        Routed::Record(record) => record,
-        Routed::Copy(_) => panic!("no database is copied"),
-    }
+    router.route(record).expect("known")
 }
 
 #[test]
@@ -123,14 +121,62 @@ fn a_record_that_is_not_known_is_an_error_that_names_it() {
     assert!(router(1).route(&custom).is_err());
 }
 
+/// A carrier: a logical message with the daemon's prefix.
+fn carrier(prefix: &str) -> Record {
+    let mut main = vec![0; 24];
+    main[8] = u8::try_from(prefix.len() + 1).expect("short");
+    main.extend_from_slice(prefix.as_bytes());
+    main.push(0);
+    record(rm::LOGICALMSG, 0, vec![], &main)
+}
+
+fn puts(record: &protocol::Record) -> Vec<PageKey> {
+    let changes = record.parts.iter().flat_map(|(_, changes, _)| changes);
+    let keys = changes.filter_map(|change| match change {
+        Change::Put(key, _) => Some(*key),
+        _ => None,
+    });
+    keys.collect()
+}
+
 #[test]
-fn a_small_file_rides_on_the_next_record() {
+fn a_small_file_rides_on_the_next_carrier_and_on_nothing_else() {
     let mut router = router(1);
-    router.files.push((3, Bytes::from_static(b"work_mem = 1MB")));
-    let found = routed(&mut router, &record(rm::XLOG, xlog::NOOP, vec![], b""));
-    let put = Change::Put(Key::File(3).encode(), Bytes::from_static(b"work_mem = 1MB"));
-    assert_eq!(found.parts[0].1, [put]);
+    let number = router.riders.add([Rider::File(3, Bytes::from_static(b"work_mem = 1MB"))]);
+    for other in [record(rm::XLOG, xlog::NOOP, vec![], b""), carrier("sixfolds")] {
+        assert!(puts(&routed(&mut router, &other)).is_empty());
+    }
+    assert!(!router.riders.has_left(number));
+    let found = routed(&mut router, &carrier("sixfold"));
+    assert!(router.riders.has_left(number));
+    assert_eq!(puts(&found), [Key::File(3).encode()]);
     assert!(!found.parts[0].2.is_empty(), "the record's bytes are somewhere");
-    let next = routed(&mut router, &record(rm::XLOG, xlog::NOOP, vec![], b""));
-    assert!(next.parts[0].1.is_empty());
+    assert!(puts(&routed(&mut router, &carrier("sixfold"))).is_empty());
+}
+
+#[test]
+fn free_space_of_a_relation_that_is_gone_is_not_kept() {
+    let mut router = router(2);
+    let page = |byte: u8| Bytes::from(vec![byte; 8192]);
+    routed(&mut router, &record(rm::XLOG, xlog::FPI, vec![image(0, 4)], b""));
+    let gone = Rel { relation: 9, ..REL };
+    router.riders.add([Rider::FreeSpace(gone, 2, page(1)), Rider::FreeSpace(REL, 2, page(2))]);
+    let keys = puts(&routed(&mut router, &carrier("sixfold")));
+    assert!(keys.contains(&Key::Block(REL, Fork::Fsm, 2).encode()));
+    assert_eq!(router.catalog.blocks(REL, Fork::Fsm), Some(3));
+    assert_eq!(router.catalog.blocks(gone, Fork::Fsm), None, "a map without a relation");
+}
+
+#[test]
+fn a_carrier_takes_a_bounded_load_and_keeps_the_order() {
+    let mut router = router(1);
+    let file = |number| Rider::File(number, Bytes::from(vec![0; 600 << 10]));
+    let last = router.riders.add((1..=5).map(file));
+    for expected in [vec![1, 2], vec![3, 4], vec![5]] {
+        assert!(!router.riders.has_left(last));
+        let found = puts(&routed(&mut router, &carrier("sixfold")));
+        let expected: Vec<_> = expected.into_iter().map(|n| Key::File(n).encode()).collect();
+        assert_eq!(found, expected);
+    }
+    assert!(router.riders.has_left(last));
 }

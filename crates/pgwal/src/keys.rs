@@ -118,6 +118,14 @@ pub enum Key {
     },
     /// A prepared transaction's state; `Put` by the driver at PREPARE, deleted at its end.
     TwoPhase(u32),
+    /// A database's directory in this tablespace is being filled by copying another; `Put` by the
+    /// driver when that begins and when all pages are there, deleted when it is over.
+    Copying {
+        /// Tablespace oid.
+        tablespace: u32,
+        /// Database oid.
+        database: u32,
+    },
     /// A page of an SLRU; kept by redo.
     Slru(Slru, u32),
     /// Length of a fork in blocks (u32 little-endian); `Put` by the driver.
@@ -144,6 +152,8 @@ pub enum Kind {
     RelMap = 0x05,
     /// [`Key::TwoPhase`].
     TwoPhase = 0x06,
+    /// [`Key::Copying`].
+    Copying = 0x07,
     /// [`Key::Slru`].
     Slru = 0x08,
     /// [`Key::RelSize`].
@@ -183,6 +193,9 @@ impl Key {
                 raw(Kind::RelMap as u8, tablespace, database, 0, 0, 0)
             }
             Key::TwoPhase(xid) => raw(Kind::TwoPhase as u8, 0, 0, xid, 0, 0),
+            Key::Copying { tablespace, database } => {
+                raw(Kind::Copying as u8, tablespace, database, 0, 0, 0)
+            }
             Key::Slru(slru, page) => raw(Kind::Slru as u8, slru as u32, 0, 0, 0, page),
             Key::RelSize(rel, fork) => of(Kind::RelSize, rel, fork as u8, 0),
             Key::Extent(rel, fork, number) => of(Kind::Extent, rel, fork as u8, number),
@@ -208,6 +221,7 @@ impl Key {
             k if k == Kind::Tablespace as u8 => Key::Tablespace(tablespace),
             k if k == Kind::RelMap as u8 => Key::RelMap { tablespace, database },
             k if k == Kind::TwoPhase as u8 => Key::TwoPhase(relation),
+            k if k == Kind::Copying as u8 => Key::Copying { tablespace, database },
             k if k == Kind::Slru as u8 => {
                 let slru = Slru::ALL.into_iter().find(|slru| *slru as u32 == tablespace)?;
                 Key::Slru(slru, block)
@@ -273,6 +287,7 @@ mod tests {
             Key::Tablespace(16400),
             Key::RelMap { tablespace: 1664, database: 0 },
             Key::TwoPhase(77),
+            Key::Copying { tablespace: 1663, database: 5 },
             Key::Slru(Slru::Xact, 3),
             Key::Slru(Slru::CommitTs, 3),
             Key::RelSize(rel, Fork::Vm),

@@ -1,4 +1,5 @@
-//! Which file a path below the data directory means: WAL segment, relation segment, or neither.
+//! Which file a path below the data directory means: WAL segment, relation segment, one of a few
+//! others that the driver must know of, or none of these.
 //!
 //! The layout is PostgreSQL's (`common/relpath.h`, `access/xlog_internal.h`). Temporary relations
 //! (`t3_16384`) are neither: they live and die on the host.
@@ -46,6 +47,15 @@ pub enum FileKind {
     Relation(SegmentName),
     /// The server's lock file, whose creation is the start of a server (rule R3).
     LockFile,
+    /// The file that will replace `postgresql.auto.conf`.
+    Settings,
+    /// The directory of a database in a tablespace.
+    Database {
+        /// Tablespace oid.
+        tablespace: u32,
+        /// Database oid.
+        database: u32,
+    },
     /// Anything else.
     Other,
 }
@@ -57,6 +67,9 @@ pub fn classify(path: &[u8]) -> FileKind {
     if path == b"postmaster.pid" {
         return FileKind::LockFile;
     }
+    if path == b"postgresql.auto.conf.tmp" {
+        return FileKind::Settings;
+    }
     let mut parts = path.split(|byte| *byte == b'/');
     let kind = match parts.next() {
         Some(b"pg_wal") => parts.next().and_then(wal_segment),
@@ -64,16 +77,16 @@ pub fn classify(path: &[u8]) -> FileKind {
         Some(b"base") => {
             let database = parts.next().and_then(number);
             let file = parts.next();
-            database.zip(file).and_then(|(oid, file)| relation(DEFAULT_TABLESPACE, oid, file))
+            database.and_then(|oid| below_database(DEFAULT_TABLESPACE, oid, file))
         }
         Some(b"pg_tblspc") => {
             let tablespace = parts.next().and_then(number);
             let version = parts.next().filter(|part| part.starts_with(b"PG_"));
             let database = parts.next().and_then(number);
             let file = parts.next();
-            match (tablespace, version, database, file) {
-                (Some(tablespace), Some(_), Some(database), Some(file)) => {
-                    relation(tablespace, database, file)
+            match (tablespace, version, database) {
+                (Some(tablespace), Some(_), Some(database)) => {
+                    below_database(tablespace, database, file)
                 }
                 _ => None,
             }
@@ -117,6 +130,14 @@ fn wal_segment(file: &[u8]) -> Option<FileKind> {
         high: hexadecimal(high)?,
         low: hexadecimal(low)?,
     })
+}
+
+/// A database's directory, or a file in it.
+fn below_database(tablespace: u32, database: u32, file: Option<&[u8]>) -> Option<FileKind> {
+    match file {
+        None | Some([]) => Some(FileKind::Database { tablespace, database }),
+        Some(file) => relation(tablespace, database, file),
+    }
 }
 
 fn relation(tablespace: u32, database: u32, file: &[u8]) -> Option<FileKind> {
@@ -233,7 +254,6 @@ mod tests {
             "base/5/pg_filenode.map",
             "base/5/16384.0",
             "base/5/16384_bad",
-            "base/5",
             "base/5/16384/x",
             "global/pg_control",
             "pg_xact/0000",
@@ -246,6 +266,18 @@ mod tests {
             "base/5/016384",
             "pg_wal/00000001000000000000000a",
         ] {
+            assert_eq!(classify(other.as_bytes()), FileKind::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn directories_of_databases_and_the_settings_to_be_are_known() {
+        let database = |tablespace| FileKind::Database { tablespace, database: 5 };
+        assert_eq!(classify(b"base/5"), database(1663));
+        assert_eq!(classify(b"base/5/"), database(1663));
+        assert_eq!(classify(b"pg_tblspc/16400/PG_15_202209061/5"), database(16400));
+        assert_eq!(classify(b"postgresql.auto.conf.tmp"), FileKind::Settings);
+        for other in ["base", "base/pgsql_tmp", "pg_tblspc/16400", "postgresql.auto.conf"] {
             assert_eq!(classify(other.as_bytes()), FileKind::Other, "{other}");
         }
     }

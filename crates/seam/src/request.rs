@@ -41,6 +41,19 @@ pub enum Request {
         /// How many.
         count: u32,
     },
+    /// The settings file that is about to replace the last one is whole: answered when the volume
+    /// has it, or with an errno for whoever wants to replace it.
+    Settings,
+    /// A database's directory has been made in this tablespace: answered when the volume has the
+    /// pages of the files that were copied there, or with an errno for whoever copied them.
+    Directory {
+        /// Tablespace oid.
+        tablespace: u32,
+        /// Database oid.
+        database: u32,
+        /// The process that made it.
+        pid: u32,
+    },
 }
 
 /// The driver's answer.
@@ -66,6 +79,11 @@ impl Request {
             }
             Request::Fetch { name, first, count, hint } => (2, 0, 0, name, first, count, hint),
             Request::Prefetch { name, first, count } => (3, 0, 0, name, first, count, 0),
+            Request::Settings => (4, 0, 0, SegmentName::default(), 0, 0, 0),
+            Request::Directory { tablespace, database, pid } => {
+                let name = SegmentName { tablespace, database, ..SegmentName::default() };
+                (5, pid, 0, name, 0, 0, 0)
+            }
         };
         let SegmentName { tablespace, database, relation, fork, segment } = name;
         let values = [
@@ -112,6 +130,8 @@ impl Request {
             1 => Some(Request::Hello { pid, postmaster: postmaster != 0 }),
             2 => Some(Request::Fetch { name, first, count, hint }),
             3 => Some(Request::Prefetch { name, first, count }),
+            4 => Some(Request::Settings),
+            5 => Some(Request::Directory { tablespace, database, pid }),
             _ => None,
         }
     }
@@ -157,6 +177,8 @@ mod tests {
             Request::Hello { pid: 9, postmaster: true },
             Request::Fetch { name, first: 131_071, count: 1, hint: 9 },
             Request::Prefetch { name, first: 0, count: 64 },
+            Request::Settings,
+            Request::Directory { tablespace: 16400, database: 5, pid: 9 },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }

@@ -47,13 +47,17 @@ pub fn ring() {
 
 /// Makes blocks present; returns when they are.
 pub fn fetch(name: &SegmentName, first: u32, count: u32) -> Result<(), i32> {
+    tell(&Request::Fetch { name: *name, first, count, hint: 0 })
+}
+
+/// Has the driver do something; returns when it is done.
+pub fn tell(request: &Request) -> Result<(), i32> {
     let instance = process::instance().ok_or(libc::EIO)?;
-    let request = Request::Fetch { name: *name, first, count, hint: 0 };
     loop {
         if process::board()?.is_fenced() {
             stop();
         }
-        if let Ok(reply) = ask(instance, &request) {
+        if let Ok(reply) = ask(instance, request) {
             return if reply.errno == 0 { Ok(()) } else { Err(reply.errno) };
         }
         sys::sleep(PAUSE_MILLISECONDS);

@@ -7,13 +7,13 @@
 
 use std::ffi::{c_char, c_int};
 
-use libc::off_t;
+use libc::{mode_t, off_t};
 use seam::{BLOCK_BYTES, FileKind, Map, SegmentName, sys};
 
 use crate::open::export;
 use crate::place::{self, Place};
 use crate::table::{self, Meaning};
-use crate::{process, raw, relation, wal};
+use crate::{driver, process, raw, relation, wal};
 
 const HERE: c_int = libc::AT_FDCWD;
 
@@ -81,7 +81,8 @@ fn advise(fd: c_int, offset: off_t, bytes: off_t, advice: c_int) -> c_int {
     process::quietly(|| if raw::fadvise(fd, offset, bytes, advice) == 0 { 0 } else { sys::errno() })
 }
 
-/// Rule R1: the log waits for the quorum; nothing else local is durable state.
+/// Rule R1: the log waits for the quorum; nothing else local is durable state. What the log does not
+/// say and the volume must have all the same is told to the driver (rule L8).
 fn sync(fd: c_int, plain: impl FnOnce() -> c_int) -> c_int {
     if !table::is_ours(fd) {
         return plain();
@@ -90,8 +91,14 @@ fn sync(fd: c_int, plain: impl FnOnce() -> c_int) -> c_int {
     if unsafe { raw::fcntl(fd, libc::F_GETFD, 0) } < 0 {
         return -1;
     }
-    if matches!(table::meaning(fd), Meaning::Wal(_)) {
-        wal::flush();
+    match table::meaning(fd) {
+        Meaning::Wal(_) => wal::flush(),
+        Meaning::Told(request) => {
+            if let Err(errno) = process::quietly(|| driver::tell(&request)) {
+                return failed(errno);
+            }
+        }
+        _ => {}
     }
     0
 }
@@ -111,6 +118,21 @@ fn syncfs_any(fd: c_int) -> c_int {
 fn sync_range(fd: c_int, offset: off_t, bytes: off_t, flags: u32) -> c_int {
     // A hint to the kernel, never a promise: for the log too.
     if table::is_ours(fd) { 0 } else { raw::sync_file_range(fd, offset, bytes, flags) }
+}
+
+unsafe fn make_directory_at(at: c_int, path: *const c_char, mode: mode_t) -> c_int {
+    let result = unsafe { raw::mkdirat(at, path, mode) };
+    if result == 0
+        && let Place::Inside(FileKind::Database { tablespace, database }) =
+            unsafe { place::of(at, path) }
+    {
+        process::made(tablespace, database);
+    }
+    result
+}
+
+unsafe fn make_directory(path: *const c_char, mode: mode_t) -> c_int {
+    unsafe { make_directory_at(HERE, path, mode) }
 }
 
 unsafe fn unlink_at(at: c_int, path: *const c_char, flags: c_int) -> c_int {
@@ -219,6 +241,8 @@ export! {
     fn fdatasync (fd: c_int) -> c_int = fdatasync_any;
     fn syncfs (fd: c_int) -> c_int = syncfs_any;
     fn sync_file_range (fd: c_int, offset: off_t, bytes: off_t, flags: u32) -> c_int = sync_range;
+    fn mkdir (path: *const c_char, mode: mode_t) -> c_int = make_directory;
+    fn mkdirat (at: c_int, path: *const c_char, mode: mode_t) -> c_int = make_directory_at;
     fn unlink (path: *const c_char) -> c_int = unlink_here;
     fn unlinkat (at: c_int, path: *const c_char, flags: c_int) -> c_int = unlink_at;
     fn remove (path: *const c_char) -> c_int = remove_here;

@@ -11,7 +11,7 @@
 use std::ffi::{c_char, c_int};
 
 use libc::mode_t;
-use seam::{FileKind, Map, SegmentName, sys};
+use seam::{FileKind, Map, Request, SegmentName, sys};
 
 use crate::place::{self, Place};
 use crate::table::{self, Meaning, Wal};
@@ -32,7 +32,14 @@ unsafe fn open_at(at: c_int, path: *const c_char, flags: c_int, mode: mode_t) ->
     let plain = |flags| unsafe { raw::openat(at, path, flags, mode) };
     match place {
         Place::Outside => plain(flags),
-        Place::Inside(FileKind::Other) => {
+        Place::Inside(FileKind::Settings) => told(plain(flags), Request::Settings),
+        Place::Inside(FileKind::Database { tablespace, database })
+            if process::has_made(tablespace, database) =>
+        {
+            let pid = sys::own_pid();
+            told(plain(flags), Request::Directory { tablespace, database, pid })
+        }
+        Place::Inside(FileKind::Other | FileKind::Database { .. }) => {
             let fd = plain(flags);
             table::set_local(fd);
             fd
@@ -68,6 +75,13 @@ fn open_wal(fd: c_int, timeline: u32, number: (u32, u32), flags: c_int) -> c_int
         table::set_wal(fd, wal).then_some(()).ok_or(libc::EMFILE)
     });
     noted.map_or_else(|errno| give_up(fd, errno), |()| fd)
+}
+
+fn told(fd: c_int, request: Request) -> c_int {
+    match fd < 0 || table::set_told(fd, request) {
+        true => fd,
+        false => give_up(fd, libc::EMFILE),
+    }
 }
 
 fn open_relation(name: &SegmentName, flags: c_int, open: impl Fn(c_int) -> c_int) -> c_int {
@@ -124,6 +138,7 @@ fn duplicate(fd: c_int, copy: c_int) -> c_int {
             Ok(true)
         }
         Meaning::Wal(wal) => Ok(table::set_wal(copy, wal)),
+        Meaning::Told(request) => Ok(table::set_told(copy, request)),
         Meaning::Relation(name, None) => Ok(table::set_relation(copy, &name, None)),
         // A mapping of its own, so that either may be closed first.
         Meaning::Relation(name, Some(_)) => process::quietly(|| {

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use seam::{Board, Claimant, Instance, sys};
 
@@ -13,6 +13,8 @@ static BOARD: OnceLock<&'static Board> = OnceLock::new();
 static IN_PGDATA: AtomicBool = AtomicBool::new(false);
 /// This process's place on the board; zero before it has one.
 static CLAIMANT: AtomicU32 = AtomicU32::new(0);
+/// Tablespace and database of the directory that this process has made last; zero for none.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// The instance that this process belongs to; `None` when the library is to stay out of the way.
 #[inline]
@@ -57,6 +59,21 @@ pub fn claimant() -> Result<Claimant<'static>, i32> {
     }
 }
 
+fn directory(tablespace: u32, database: u32) -> u64 {
+    u64::from(tablespace) << 32 | u64::from(database)
+}
+
+/// This process has made the directory of a database.
+pub fn made(tablespace: u32, database: u32) {
+    MADE.store(directory(tablespace, database), SeqCst);
+}
+
+/// Whether the directory is the one that this process has made last. One that it syncs then is the
+/// copy of another, or still empty: PostgreSQL syncs no others but in recovery.
+pub fn has_made(tablespace: u32, database: u32) -> bool {
+    MADE.load(SeqCst) == directory(tablespace, database)
+}
+
 /// Keeps errno as it was, for work done on the side of a call.
 pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let saved = sys::errno();
@@ -67,6 +84,7 @@ pub fn quietly<T>(work: impl FnOnce() -> T) -> T {
 
 extern "C" fn forked() {
     CLAIMANT.store(0, SeqCst);
+    MADE.store(0, SeqCst);
     crate::driver::forget();
 }
 

@@ -136,6 +136,11 @@ pub fn syncfs(fd: c_int) -> c_int {
     int(unsafe { syscall(libc::SYS_syncfs, fd) })
 }
 
+pub unsafe fn mkdirat(at: c_int, path: *const c_char, mode: mode_t) -> c_int {
+    // SAFETY: the caller's promise about `path`.
+    int(unsafe { syscall(libc::SYS_mkdirat, at, path, mode) })
+}
+
 pub unsafe fn unlinkat(at: c_int, path: *const c_char, flags: c_int) -> c_int {
     // SAFETY: the caller's promise about `path`.
     int(unsafe { syscall(libc::SYS_unlinkat, at, path, flags) })

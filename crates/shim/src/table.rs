@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::SeqCst};
 
-use seam::{Map, SegmentName};
+use seam::{Map, Request, SegmentName};
 
 /// Descriptors that can be told apart. PostgreSQL stays below `max_files_per_process`; a file of
 /// ours that gets a higher number is refused with EMFILE (rule L5).
@@ -19,6 +19,8 @@ const NOTHING: u32 = 0;
 const LOCAL: u32 = 1;
 const WAL: u32 = 2;
 const RELATION: u32 = 3;
+const SETTINGS: u32 = 4;
+const DATABASE: u32 = 5;
 
 struct Entry {
     kind: AtomicU32,
@@ -60,6 +62,14 @@ pub enum Meaning {
     Local,
     Wal(Wal),
     Relation(SegmentName, Option<ManuallyDrop<Map>>),
+    /// A file or directory whose sync is told to the driver.
+    Told(Request),
+}
+
+impl Entry {
+    fn numbers(&self) -> [u32; 5] {
+        [0, 1, 2, 3, 4].map(|at: usize| self.name.get(at).map_or(0, |word| word.load(SeqCst)))
+    }
 }
 
 fn entry(fd: c_int) -> Option<&'static Entry> {
@@ -83,12 +93,17 @@ pub fn meaning(fd: c_int) -> Meaning {
             synchronous: entry.synchronous.load(SeqCst) != 0,
         }),
         RELATION => {
-            let [tablespace, database, relation, fork, segment] =
-                [0, 1, 2, 3, 4].map(|at: usize| entry.name.get(at).map_or(0, |w| w.load(SeqCst)));
+            let [tablespace, database, relation, fork, segment] = entry.numbers();
             // SAFETY: the entry's mapping lives until the entry is cleared, which is when the
             // program closes the descriptor, not while it is in a call on it. Never dropped here.
             let map = unsafe { Map::from_raw(entry.map.load(SeqCst)) }.map(ManuallyDrop::new);
             Meaning::Relation(SegmentName { tablespace, database, relation, fork, segment }, map)
+        }
+        SETTINGS => Meaning::Told(Request::Settings),
+        DATABASE => {
+            let [tablespace, database, ..] = entry.numbers();
+            let pid = seam::sys::own_pid();
+            Meaning::Told(Request::Directory { tablespace, database, pid })
         }
         _ => Meaning::Nothing,
     }
@@ -123,6 +138,23 @@ pub fn set_relation(fd: c_int, name: &SegmentName, map: Option<Map>) -> bool {
     }
     entry.map.store(map.map_or(ptr::null_mut(), Map::into_raw), SeqCst);
     entry.kind.store(RELATION, SeqCst);
+    true
+}
+
+/// Notes a file or directory whose sync the driver is told of; `false` when the number is past the
+/// table, or the request is not about one.
+#[must_use]
+pub fn set_told(fd: c_int, request: Request) -> bool {
+    let Some(entry) = entry(fd) else { return false };
+    let (kind, numbers) = match request {
+        Request::Settings => (SETTINGS, [0, 0]),
+        Request::Directory { tablespace, database, .. } => (DATABASE, [tablespace, database]),
+        _ => return false,
+    };
+    for (place, number) in entry.name.iter().zip(numbers) {
+        place.store(number, SeqCst);
+    }
+    entry.kind.store(kind, SeqCst);
     true
 }
 

@@ -17,7 +17,7 @@ const HARMLESS: &[(&str, &[&str])] = &[
     ("moves the offset only; read and write ask the kernel for it", &["lseek"]),
     (
         "directories hold no blocks and no log",
-        &["mkdir", "rmdir", "opendir", "readdir", "closedir", "getcwd"],
+        &["rmdir", "opendir", "readdir", "closedir", "getcwd"],
     ),
     ("symbolic links are tablespaces, not relations", &["symlink", "readlink"]),
     ("owner and mode", &["chmod", "chown", "umask"]),

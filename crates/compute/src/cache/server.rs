@@ -23,16 +23,15 @@ const AHEAD_QUEUE: usize = 256;
 const WINDOW_MIN: u32 = 8;
 const WINDOW_MAX: u32 = 64;
 
-/// Decides whether a server may start: pid, and whether it is a postmaster. Zero lets it; anything
-/// else is the errno of its attempt.
-pub type Admission = Box<dyn Fn(u32, bool) -> i32 + Send + Sync>;
+/// Answers what is not about pages: zero, or the errno that PostgreSQL is to get.
+pub type Office = Box<dyn Fn(Request) -> i32 + Send + Sync>;
 
 type Range = (SegmentName, u32, u32);
 
 struct Shared {
     board: SharedBoard,
     filler: Arc<Filler>,
-    admission: Admission,
+    office: Office,
     ahead: SyncSender<Range>,
     stopping: AtomicBool,
 }
@@ -59,7 +58,7 @@ impl Server {
         instance: Instance,
         board: SharedBoard,
         filler: Arc<Filler>,
-        admission: Admission,
+        office: Office,
     ) -> io::Result<Server> {
         let fd = socket::listen(&instance).map_err(io::Error::from_raw_os_error)?;
         // SAFETY: a descriptor just made, which nobody else owns.
@@ -73,7 +72,7 @@ impl Server {
             worker.spawn(move || read_ahead(&filler, &ranges))?;
         }
         let stopping = AtomicBool::new(false);
-        let shared = Arc::new(Shared { board, filler, admission, ahead, stopping });
+        let shared = Arc::new(Shared { board, filler, office, ahead, stopping });
         let accepting = Arc::clone(&shared);
         let acceptor = Builder::new()
             .name("cache-server".to_owned())
@@ -126,7 +125,6 @@ fn serve(shared: &Shared, mut stream: UnixStream) {
             return;
         };
         let errno = match request {
-            Request::Hello { pid, postmaster } => (shared.admission)(pid, postmaster),
             Request::Prefetch { name, first, count } => {
                 look_ahead(shared, (name, first, count));
                 continue;
@@ -137,6 +135,7 @@ fn serve(shared: &Shared, mut stream: UnixStream) {
                 }
                 shared.filler.fetch(&name, first, count).err().unwrap_or(0)
             }
+            other => (shared.office)(other),
         };
         let reply = Reply { errno, generation: shared.board.generation() };
         if stream.write_all(&reply.encode()).is_err() {

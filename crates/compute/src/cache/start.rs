@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use link::Party;
 use seam::{Instance, SharedBoard};
 
-use crate::cache::server::Admission;
+use crate::cache::server::Office;
 use crate::cache::{
     CacheStats, Claimants, Evictor, Filler, Limits, Log, PageSource, Server, StorageReader,
     VolumeView,
@@ -41,7 +41,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Starts the server and the evictor. `admission` answers a server's hello (rule R3).
+    /// Starts the server and the evictor. `office` answers what is not about pages.
     ///
     /// # Errors
     /// When the socket or a thread cannot be had.
@@ -49,7 +49,7 @@ impl Cache {
         config: CacheConfig,
         view: Arc<dyn VolumeView>,
         log: Arc<dyn Log>,
-        admission: Admission,
+        office: Office,
     ) -> anyhow::Result<Cache> {
         let stats = Arc::new(CacheStats::default());
         let claimants = Claimants::new(config.board, config.instance);
@@ -65,7 +65,7 @@ impl Cache {
         } else {
             evictor
         };
-        let server = Server::start(config.instance, config.board, Arc::clone(&filler), admission)
+        let server = Server::start(config.instance, config.board, Arc::clone(&filler), office)
             .context("cannot serve PostgreSQL's processes")?;
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);

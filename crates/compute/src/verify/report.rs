@@ -151,7 +151,9 @@ impl Difference {
             }
             Key::Tablespace(oid) => ("tablespace", format!("tablespace {oid}")),
             Key::TwoPhase(xid) => ("prepared_transaction", format!("prepared transaction {xid}")),
-            Key::State | Key::File(_) | Key::Extent(..) => ("entry", format!("{key:?}")),
+            Key::State | Key::File(_) | Key::Extent(..) | Key::Copying { .. } => {
+                ("entry", format!("{key:?}"))
+            }
         };
         Difference { kind, what, relation, fork, block, how, version }
     }

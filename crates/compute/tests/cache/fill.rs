@@ -91,7 +91,10 @@ fn the_server_answers_fetches_and_reads_ahead_of_a_scan() {
     for block in 0..100 {
         world.memory.store(block, 100, &page(100));
     }
-    let refused = Box::new(|_pid, postmaster| if postmaster { 0 } else { libc::EPERM });
+    let refused = Box::new(|request: Request| match request {
+        Request::Hello { postmaster: true, .. } => 0,
+        _ => libc::EPERM,
+    });
     let server =
         Server::start(world.instance, world.board, world.filler(), refused).expect("started");
     let mut stream = UnixStream::connect(world.instance.socket().as_str()).expect("connected");

@@ -98,7 +98,7 @@ fn postgresql_does_not_notice_that_its_pages_come_and_go() {
     let filler = Filler::new(Arc::clone(&claimants), Arc::clone(&source), Arc::clone(&stats));
     let limits = Limits { cache_size: 4 << 20, cache_limit: 1 << 40 };
     let serving =
-        Server::start(*world.instance, world.board, filler, Box::new(|_, _| 0)).expect("started");
+        Server::start(*world.instance, world.board, filler, Box::new(|_| 0)).expect("started");
     let server = world.start_server();
     // A mark set by vacuum without an LSN would not be in a storage that stands still.
     world.psql("alter system set autovacuum = off");
