@@ -112,6 +112,7 @@ fn a_database_above_100_mb_is_copied_and_moved_and_outlives_the_host() -> Result
     let mut client = cluster.connect()?;
     client.batch_execute("create database twin template big strategy file_copy")?;
     check_twin(&cluster, &expected)?;
+    cluster.verify_volume()?;
     let mut client = lose_the_host(&cluster)?;
     check_twin(&cluster, &expected)?;
     let fleeting: i64 = connect_to_database(&cluster, "twin")?
@@ -121,6 +122,17 @@ fn a_database_above_100_mb_is_copied_and_moved_and_outlives_the_host() -> Result
 
     let path = place(&cluster, "space")?;
     client.batch_execute(&format!("create tablespace space location '{}'", path.display()))?;
+    // A move that fails leaves pages behind in the volume; the next one must not take them for its own.
+    let moving = start(&cluster, "alter database twin set tablespace space")?;
+    client.execute(
+        "select pg_cancel_backend(pid) from pg_stat_activity where query like 'alter database%'",
+        &[],
+    )?;
+    ensure!(moving.join().expect("no panic").is_err(), "it was not cancelled");
+    connect_to_database(&cluster, "twin")?.batch_execute(
+        "truncate wide; insert into rows select 0, 'new' from generate_series(1, 99)",
+    )?;
+    let expected = contents(&cluster, "twin")?;
     client.batch_execute("alter database twin set tablespace space")?;
     check_twin(&cluster, &expected)?;
     let mut client = lose_the_host(&cluster)?;
@@ -151,7 +163,11 @@ fn a_copy_killed_in_the_middle_leaves_nothing_and_works_the_next_time() -> Resul
     let copying = start_copy(&cluster)?;
     let daemon = cluster.writer()?["daemon_pid"].as_u64().context("daemon_pid")?;
     signal(u32::try_from(daemon)?, libc::SIGKILL);
-    cluster.start("writer")?;
+    let begun = Instant::now();
+    while !cluster.try_sixfold(&["dev", "start", "writer"])?.status.success() {
+        ensure!(begun.elapsed() < PATIENCE, "the daemon does not start again");
+        std::thread::sleep(Duration::from_millis(50)); // it has not quite gone yet
+    }
     if copying.join().expect("no panic").is_err() {
         cluster
             .connect_when_ready()?
@@ -167,14 +183,16 @@ fn a_copy_killed_in_the_middle_leaves_nothing_and_works_the_next_time() -> Resul
 
 type Copying = std::thread::JoinHandle<Result<(), postgres::Error>>;
 
-/// Starts to copy `big`, and returns while its pages are on their way into the volume.
 fn start_copy(cluster: &Cluster) -> Result<Copying> {
+    start(cluster, "create database twin template big strategy file_copy")
+}
+
+/// Starts to copy a large database, and returns while its pages are on their way into the volume.
+fn start(cluster: &Cluster, sql: &'static str) -> Result<Copying> {
     let mut session = cluster.connect_when_ready()?;
     let sent = || writer_metric(cluster, "sixfold_sent_bytes_total");
     let before = sent()?;
-    let copying = std::thread::spawn(move || {
-        session.batch_execute("create database twin template big strategy file_copy")
-    });
+    let copying = std::thread::spawn(move || session.batch_execute(sql));
     let begun = Instant::now();
     // Six copies of some of more than 100 MB.
     while sent()? - before < 120e6 {
@@ -212,6 +230,7 @@ fn tables_move_between_tablespaces_and_outlive_the_host() -> Result<()> {
         Ok(())
     };
     check(&mut client, [20_000, 1_000, 500, 0])?;
+    cluster.verify_volume()?;
     // A backend's crash makes the server sync all its directories; none of them is a copy.
     client.batch_execute("insert into fleeting values (1), (2)")?;
     let pid: i32 = client.query_one("select pg_backend_pid()", &[])?.get(0);

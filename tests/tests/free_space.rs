@@ -161,7 +161,7 @@ fn room_found_by_vacuum_is_used_after_the_host_is_lost() -> Result<()> {
     ensure!(ours * 10 <= theirs * 11, "{ours} blocks, a stock server has {theirs}");
     let rows: i64 = client.query_one("select count(*) from t", &[])?.get(0);
     ensure!(rows == i64::from(ROWS), "{rows} rows");
-    Ok(())
+    cluster.verify_volume().map(drop)
 }
 
 #[test]

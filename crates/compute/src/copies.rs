@@ -41,8 +41,33 @@ pub struct Directory {
     pub pid: u32,
 }
 
-/// Puts the pages of a directory just copied into the volume, in place of whatever an earlier attempt
-/// has left there.
+/// A directory was made where none was. What the volume has for it, an attempt that failed has left
+/// there: files that are about to be copied must not be taken for blocks that are in the volume.
+///
+/// # Errors
+/// When it cannot be cleared away: nothing may be copied there then.
+pub fn forget_copy(
+    shared: &Shared,
+    carrier: &Carrier,
+    tablespace: u32,
+    database: u32,
+) -> anyhow::Result<()> {
+    let is_empty = {
+        let router = shared.router();
+        let catalog = &router.catalog;
+        catalog.copy(tablespace, database).is_none()
+            && !catalog.databases().contains_key(&(tablespace, database))
+            && catalog.forks_of_database(tablespace, database).next().is_none()
+    };
+    // A server in recovery makes again what it has made before: that is not left over.
+    if is_empty || carrier.mood(PATIENCE)? == Mood::Recovering {
+        return Ok(());
+    }
+    carrier.carry(vec![Rider::CopyBegins(tablespace, database)])?;
+    carrier.carry(vec![Rider::CopyFails(tablespace, database)])
+}
+
+/// Puts the pages of a directory just copied into the volume.
 ///
 /// # Errors
 /// When they cannot be put there: the copying backend must not log its record then.

@@ -11,7 +11,7 @@ use seam::{Instance, Request, SharedBoard};
 
 use crate::carrier::Carrier;
 use crate::catalog::file;
-use crate::copies::{Directory, keep_copy};
+use crate::copies::{Directory, forget_copy, keep_copy};
 use crate::riders::Rider;
 use crate::volume_view::Shared;
 
@@ -38,6 +38,9 @@ impl Office {
             Request::Directory { tablespace, database, pid } => {
                 let directory = Directory { tablespace, database, pid };
                 keep_copy(&self.instance, &self.shared, &self.carrier, directory)
+            }
+            Request::NewDirectory { tablespace, database } => {
+                forget_copy(&self.shared, &self.carrier, tablespace, database)
             }
             other => Err(anyhow::anyhow!("{other:?} is not for this office")),
         };

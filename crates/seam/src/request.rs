@@ -44,8 +44,16 @@ pub enum Request {
     /// The settings file that is about to replace the last one is whole: answered when the volume
     /// has it, or with an errno for whoever wants to replace it.
     Settings,
-    /// A database's directory has been made in this tablespace: answered when the volume has the
-    /// pages of the files that were copied there, or with an errno for whoever copied them.
+    /// A database's directory has been made in this tablespace, where none was: answered when the
+    /// volume has forgotten what an attempt that failed has left there.
+    NewDirectory {
+        /// Tablespace oid.
+        tablespace: u32,
+        /// Database oid.
+        database: u32,
+    },
+    /// The process that has made a database's directory has filled it: answered when the volume has
+    /// the pages of the files that were copied there, or with an errno for whoever copied them.
     Directory {
         /// Tablespace oid.
         tablespace: u32,
@@ -83,6 +91,10 @@ impl Request {
             Request::Directory { tablespace, database, pid } => {
                 let name = SegmentName { tablespace, database, ..SegmentName::default() };
                 (5, pid, 0, name, 0, 0, 0)
+            }
+            Request::NewDirectory { tablespace, database } => {
+                let name = SegmentName { tablespace, database, ..SegmentName::default() };
+                (6, 0, 0, name, 0, 0, 0)
             }
         };
         let SegmentName { tablespace, database, relation, fork, segment } = name;
@@ -132,6 +144,7 @@ impl Request {
             3 => Some(Request::Prefetch { name, first, count }),
             4 => Some(Request::Settings),
             5 => Some(Request::Directory { tablespace, database, pid }),
+            6 => Some(Request::NewDirectory { tablespace, database }),
             _ => None,
         }
     }
@@ -179,6 +192,7 @@ mod tests {
             Request::Prefetch { name, first: 0, count: 64 },
             Request::Settings,
             Request::Directory { tablespace: 16400, database: 5, pid: 9 },
+            Request::NewDirectory { tablespace: 16400, database: 5 },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }

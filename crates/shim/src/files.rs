@@ -8,7 +8,7 @@
 use std::ffi::{c_char, c_int};
 
 use libc::{mode_t, off_t};
-use seam::{BLOCK_BYTES, FileKind, Map, SegmentName, sys};
+use seam::{BLOCK_BYTES, FileKind, Map, Request, SegmentName, sys};
 
 use crate::open::export;
 use crate::place::{self, Place};
@@ -127,6 +127,11 @@ unsafe fn make_directory_at(at: c_int, path: *const c_char, mode: mode_t) -> c_i
             unsafe { place::of(at, path) }
     {
         process::made(tablespace, database);
+        let request = Request::NewDirectory { tablespace, database };
+        if let Err(errno) = process::quietly(|| driver::tell(&request)) {
+            process::quietly(|| unsafe { raw::unlinkat(at, path, libc::AT_REMOVEDIR) });
+            return failed(errno);
+        }
     }
     result
 }

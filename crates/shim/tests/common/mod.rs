@@ -376,7 +376,10 @@ impl Server {
         let mut bytes = [0; Request::SIZE];
         while stream.read_exact(&mut bytes).is_ok() && self.alive.load(SeqCst) {
             let errno = match Request::decode(&bytes).expect("well-formed") {
-                Request::Hello { .. } | Request::Settings | Request::Directory { .. } => Some(0),
+                Request::Hello { .. }
+                | Request::Settings
+                | Request::Directory { .. }
+                | Request::NewDirectory { .. } => Some(0),
                 Request::Fetch { name, first, count, .. } => {
                     self.fill(&name, first, count, claimant);
                     Some(0)
