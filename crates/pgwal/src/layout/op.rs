@@ -71,6 +71,7 @@ macro_rules! ops {
             $(pub const $name: u8 = $value;)*
             /// All record types.
             pub const ALL: &[u8] = &[$($name),*];
+            pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
         }
     };
 }
@@ -241,35 +242,61 @@ ops! {
     logicalmsg { MESSAGE = 0x00 }
 }
 
+/// A manager's record types: the bits of `info` that are flags, the types, their names.
+type Kinds = (u8, &'static [u8], &'static [&'static str]);
+
+/// By manager.
+const KINDS: [Kinds; 22] = [
+    (0, xlog::ALL, xlog::NAMES),
+    (xact_flags::HAS_INFO, xact::ALL, xact::NAMES),
+    (0, smgr::ALL, smgr::NAMES),
+    (0, clog::ALL, clog::NAMES),
+    (0, dbase::ALL, dbase::NAMES),
+    (0, tblspc::ALL, tblspc::NAMES),
+    (0, multixact::ALL, multixact::NAMES),
+    (0, relmap::ALL, relmap::NAMES),
+    (0, standby::ALL, standby::NAMES),
+    (heap_flags::INIT_PAGE, heap2::ALL, heap2::NAMES),
+    (heap_flags::INIT_PAGE, heap::ALL, heap::NAMES),
+    (0, btree::ALL, btree::NAMES),
+    (0, hash::ALL, hash::NAMES),
+    (0, gin::ALL, gin::NAMES),
+    (0, gist::ALL, gist::NAMES),
+    (0, seq::ALL, seq::NAMES),
+    (0, spgist::ALL, spgist::NAMES),
+    (brin_flags::INIT_PAGE, brin::ALL, brin::NAMES),
+    (0, commit_ts::ALL, commit_ts::NAMES),
+    (0, replorigin::ALL, replorigin::NAMES),
+    (0, generic::ALL, generic::NAMES),
+    (0, logicalmsg::ALL, logicalmsg::NAMES),
+];
+
+/// Every record type that PostgreSQL 15 knows, as manager and type.
+pub fn kinds() -> impl Iterator<Item = (u8, u8)> {
+    (0u8..).zip(&KINDS).flat_map(|(rmid, (_, all, _))| all.iter().map(move |kind| (rmid, *kind)))
+}
+
+/// Name of a record type, as `pg_waldump` prints it; `?` when there is none.
+#[must_use]
+pub fn kind_name(rmid: u8, kind: u8) -> &'static str {
+    match (rmid, kind) {
+        (rm::XACT, xact::INVALIDATIONS) => "INVALIDATION",
+        (rm::HEAP, heap::CONFIRM) => "HEAP_CONFIRM",
+        (rm::GENERIC, generic::DELTA) => "Generic",
+        _ => {
+            let known = KINDS.get(usize::from(rmid)).and_then(|(_, all, names)| {
+                all.iter().zip(*names).find(|(known, _)| **known == kind)
+            });
+            known.map_or("?", |(_, name)| name)
+        }
+    }
+}
+
 /// The record type that `info` names, with the manager's flag bits taken off; `None` when the
 /// manager is not built in or has no such type.
 #[must_use]
 pub fn identify(rmid: u8, info: u8) -> Option<u8> {
-    let (mask, flags, all) = match rmid {
-        rm::XLOG => (0xf0, 0, xlog::ALL),
-        rm::XACT => (xact_flags::OP_MASK, xact_flags::HAS_INFO, xact::ALL),
-        rm::SMGR => (0xf0, 0, smgr::ALL),
-        rm::CLOG => (0xf0, 0, clog::ALL),
-        rm::DBASE => (0xf0, 0, dbase::ALL),
-        rm::TBLSPC => (0xf0, 0, tblspc::ALL),
-        rm::MULTIXACT => (0xf0, 0, multixact::ALL),
-        rm::RELMAP => (0xf0, 0, relmap::ALL),
-        rm::STANDBY => (0xf0, 0, standby::ALL),
-        rm::HEAP2 => (heap_flags::OP_MASK, heap_flags::INIT_PAGE, heap2::ALL),
-        rm::HEAP => (heap_flags::OP_MASK, heap_flags::INIT_PAGE, heap::ALL),
-        rm::BTREE => (0xf0, 0, btree::ALL),
-        rm::HASH => (0xf0, 0, hash::ALL),
-        rm::GIN => (0xf0, 0, gin::ALL),
-        rm::GIST => (0xf0, 0, gist::ALL),
-        rm::SEQ => (0xf0, 0, seq::ALL),
-        rm::SPGIST => (0xf0, 0, spgist::ALL),
-        rm::BRIN => (brin_flags::OP_MASK, brin_flags::INIT_PAGE, brin::ALL),
-        rm::COMMIT_TS => (0xf0, 0, commit_ts::ALL),
-        rm::REPLORIGIN => (0xf0, 0, replorigin::ALL),
-        rm::GENERIC => (0xf0, 0, generic::ALL),
-        rm::LOGICALMSG => (0xf0, 0, logicalmsg::ALL),
-        _ => return None,
-    };
-    debug_assert_eq!(mask | flags, if flags == 0 { mask } else { 0xf0 });
-    all.contains(&(info & mask)).then_some(info & mask)
+    let (flags, all, _) = KINDS.get(usize::from(rmid))?;
+    let kind = info & 0xf0 & !flags;
+    all.contains(&kind).then_some(kind)
 }
