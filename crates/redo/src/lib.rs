@@ -7,6 +7,7 @@
 //! (transaction status and its like), `page` (a page's own structure), `rm` (what each resource
 //! manager's records do to it), [`mask`] (comparing pages).
 
+pub mod diff;
 mod engine;
 mod fault;
 pub mod mask;
