@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Status(StatusArgs),
     /// Compare what storage gives with the writer's own files, page by page.
     VerifyVolume(VerifyVolumeArgs),
+    /// Compare redo with PostgreSQL's own pages, as WAL written for the purpose holds them.
+    VerifyRedo(VerifyRedoArgs),
     /// Run and disturb a whole cluster on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
@@ -216,6 +218,32 @@ pub(crate) struct PlaceArgs {
     /// A file that names it: `control = \"HOST:PORT\"`.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sixfold verify-redo --wal /var/lib/postgresql/15/main/pg_wal
+  sixfold verify-redo --wal archive --from base-backup
+  sixfold verify-redo --wal archive --json | jq '.types[] | select(.different > 0)'
+
+The WAL must be written with wal_consistency_checking = all. Each record is applied as a storage node
+applies it, and each page compared with the image of it in the record, under PostgreSQL's masks; what a
+map or a hint's image says is compared too. Columns: seen (records), pages they change, compared,
+different, restored (replaced by the record's image, as in recovery), confirmed (restored ones found
+right by the next comparison of the page), not known (before the record: never seen whole), other (newer
+than the record, or no image to compare with). The pages touched are kept in memory.
+
+Exit status: 0 all equal, 1 differences, 2 cannot run.")]
+pub(crate) struct VerifyRedoArgs {
+    /// Segments as in pg_wal or a plain archive; of several timelines the newest is followed.
+    #[arg(long, value_name = "DIR")]
+    pub wal: PathBuf,
+    /// A data directory to begin pages with: a base backup, or a copy of a stopped server.
+    #[arg(long, value_name = "IMAGES")]
+    pub from: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which development cluster.

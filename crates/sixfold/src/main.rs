@@ -1,8 +1,8 @@
 //! The `sixfold` binary: one subcommand a role, the operator's commands, and a whole cluster on one
-//! machine. Exit status: 0 done, 1 failed, 2 wrong usage.
+//! machine. Exit status: 0 done, 1 failed, 2 wrong usage; `verify-redo` has its own.
 //!
-//! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`], [`verify_volume`];
-//! [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
+//! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`], [`verify_redo`],
+//! [`verify_volume`]; [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
 
 mod cli;
 mod dev;
@@ -14,6 +14,7 @@ mod say;
 mod signals;
 mod size;
 mod status;
+mod verify_redo;
 mod verify_volume;
 
 use std::io;
@@ -49,6 +50,7 @@ fn advice(error: &anyhow::Error) -> String {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::VerifyVolume(args) => return Ok(verify_volume::run(&args)),
+        Command::VerifyRedo(args) => return Ok(verify_redo::run(&args)),
         Command::Node(args) => roles::node(args),
         Command::Compute(args) => roles::compute(args),
         Command::Control(args) => roles::control(args),

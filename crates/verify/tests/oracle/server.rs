@@ -16,6 +16,7 @@ pub fn is_installed() -> bool {
 pub struct Server {
     root: PathBuf,
     running: bool,
+    kept: bool,
 }
 
 /// A command that runs as the operating system's user `postgres` where we are root.
@@ -52,7 +53,7 @@ impl Server {
         let mut chown = Command::new("chown");
         chown.arg("postgres").arg(&root);
         chown.output().expect("chown starts");
-        let server = Server { root, running: false };
+        let server = Server { root, running: false, kept: false };
         let mut initdb = command("initdb");
         initdb.args(["--no-sync", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
         initdb.arg("-D").arg(server.data());
@@ -85,28 +86,87 @@ impl Server {
         copy
     }
 
-    fn control(&mut self, action: &str) {
+    /// Runs one of the server's programs with these arguments, which get the socket's directory.
+    pub fn program(&self, name: &str, arguments: &[&str]) {
+        let mut program = command(name);
+        program.arg("-h").arg(&self.root).args(["-U", "postgres"]).args(arguments);
+        run(program);
+    }
+
+    /// Lets the transaction counter of the stopped, fresh cluster go on from `xid`; the status of
+    /// the transactions left out is zeros.
+    pub fn skip_to_xid(&self, xid: u32) {
+        let mut reset = command("pg_resetwal");
+        reset.args(["-x", &xid.to_string()]).arg(self.data());
+        run(reset);
+        let status = self.data().join("pg_xact/0000");
+        let file = fs::OpenOptions::new().write(true).open(status).expect("the first segment");
+        file.set_len(u64::from(xid / 32768 + 1) * 8192).expect("it can grow");
+    }
+
+    fn control(&mut self, action: &str, mode: &str) {
         let mut pg_ctl = command("pg_ctl");
-        pg_ctl.arg("-D").arg(self.data()).arg("-l").arg(self.root.join("log"));
-        pg_ctl.args(["-w", "-s", "-m", "fast"]);
-        pg_ctl.arg("-o").arg(format!("-k {} -c listen_addresses=", self.root.display()));
-        pg_ctl.arg(action);
+        pg_ctl.arg("-D").arg(self.data()).arg(action).args(["-w", "-s", "-t", "300"]);
+        match action {
+            "start" => {
+                pg_ctl.arg("-l").arg(self.root.join("log"));
+                pg_ctl.arg("-o").arg(format!("-k {} -c listen_addresses=", self.root.display()));
+            }
+            "stop" => {
+                pg_ctl.args(["-m", mode]);
+            }
+            _ => {}
+        }
         pg_ctl.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
         let status = pg_ctl.status().expect("pg_ctl starts");
         let log = fs::read_to_string(self.root.join("log")).unwrap_or_default();
         assert!(status.success(), "pg_ctl {action} failed: {log}");
     }
 
+    /// Leaves its files behind, for `sixfold verify-redo`.
+    pub fn keep(&mut self) {
+        println!("kept in {}: base, data", self.root.display());
+        self.kept = true;
+    }
+
     /// Starts the server.
     pub fn start(&mut self) {
-        self.control("start");
+        self.control("start", "");
         self.running = true;
     }
 
     /// Stops it with a checkpoint.
     pub fn stop(&mut self) {
-        self.control("stop");
+        self.control("stop", "fast");
         self.running = false;
+    }
+
+    /// Stops it as a crash would.
+    pub fn crash(&mut self) {
+        self.control("stop", "immediate");
+        self.running = false;
+    }
+
+    /// Stops it, starts it as a standby without a primary, and promotes it.
+    pub fn promote(&mut self) {
+        self.stop();
+        let signal = self.data().join("standby.signal");
+        let mut touch = command("/usr/bin/touch");
+        touch.arg(signal);
+        run(touch);
+        self.start();
+        self.control("promote", "");
+    }
+
+    /// Starts it anew with other settings, such as `wal_level = minimal`.
+    pub fn restart_with(&mut self, settings: &[&str]) {
+        let mut session = self.session("postgres");
+        for setting in settings {
+            session.run(&format!("alter system set {setting};"));
+        }
+        drop(session);
+        self.stop();
+        self.start();
     }
 
     /// A new session in a database.
@@ -130,7 +190,9 @@ impl Drop for Server {
             pg_ctl.stdout(Stdio::null()).stderr(Stdio::null());
             pg_ctl.status().ok();
         }
-        fs::remove_dir_all(&self.root).ok();
+        if !self.kept {
+            fs::remove_dir_all(&self.root).ok();
+        }
     }
 }
 
