@@ -69,14 +69,15 @@ pub fn traffic(cluster: &Cluster) -> Result<Traffic> {
 /// Saying what does not hold.
 pub fn check(cluster: &Cluster) -> Result<()> {
     amcheck(cluster)?;
-    cluster.connect()?.batch_execute("checkpoint")?;
+    cluster.verify_volume()?;
     let before = dump(cluster)?;
     cluster.kill("writer", "KILL")?;
     cluster.wipe("writer")?;
     cluster.start("writer")?;
     drop(cluster.connect_when_ready()?);
     same(&before, &dump(cluster)?).context("after a new start from storage alone")?;
-    amcheck(cluster).context("on pages that all came from storage")
+    amcheck(cluster).context("on pages that all came from storage")?;
+    cluster.verify_volume().context("on pages that all came from storage").map(drop)
 }
 
 /// Every index against its table, in every database.
