@@ -104,7 +104,7 @@ fn everything_that_is_in_the_volume_is_compared_and_the_same() -> Result<()> {
             "/slru_pages/pg_multixact~1offsets",
             "/slru_pages/pg_multixact~1members",
             "/slru_pages/pg_commit_ts",
-            "/fsm_forks_not_in_the_volume",
+            "/fsm_forks_not_compared",
             "/unlogged_relations",
         ] {
             ensure!(count(&report, field) > 0, "{pass}: no {field} in {report:#}");

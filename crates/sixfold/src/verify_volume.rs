@@ -77,10 +77,10 @@ fn text(report: &Report) -> String {
         ),
         ("prepared", plural(counts.prepared_transactions, "transaction")),
         (
-            "not in the volume",
+            "not compared",
             format!(
                 "{}, unlogged content of {}, {}",
-                plural(counts.fsm_forks_not_in_the_volume, "free space map"),
+                plural(counts.fsm_forks_not_compared, "free space map"),
                 plural(counts.unlogged_relations, "relation"),
                 plural(counts.temporary_files, "temporary file"),
             ),

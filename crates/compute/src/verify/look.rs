@@ -94,7 +94,7 @@ impl Look<'_> {
             |rel: Rel| listing.unlogged.contains(&rel) || stored.contains_key(&(rel, Fork::Init));
         let mut forks: BTreeSet<(Rel, Fork)> = stored.keys().copied().collect();
         forks.extend(listing.forks.keys());
-        self.counts.fsm_forks_not_in_the_volume =
+        self.counts.fsm_forks_not_compared =
             forks.iter().filter(|(_, fork)| *fork == Fork::Fsm).count() as u64;
         forks.retain(|(rel, fork)| *fork == Fork::Init || *fork != Fork::Fsm && !unlogged(*rel));
         self.counts.unlogged_relations =

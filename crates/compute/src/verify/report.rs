@@ -74,8 +74,8 @@ pub struct Counts {
     pub slru_pages: BTreeMap<&'static str, u64>,
     /// Pages of visibility maps whose bits a copied database has not logged: fewer in storage.
     pub fewer_visible: u64,
-    /// Free space maps, which are not in the volume.
-    pub fsm_forks_not_in_the_volume: u64,
+    /// Free space maps: hints, and the volume's may be older.
+    pub fsm_forks_not_compared: u64,
     /// Unlogged relations, of which only the init fork is in the volume.
     pub unlogged_relations: u64,
     /// Files of temporary relations.
