@@ -230,7 +230,8 @@ impl Cluster {
         );
         let report: Value = serde_json::from_slice(&output.stdout)?;
         ensure!(report["outcome"] == "same", "status 0 and {report:#}");
-        ensure!(report["counts"]["main"]["compared"].as_u64() > Some(0), "nothing compared");
+        // A small cache may hold no page by now; then lengths, maps and SLRU pages were compared.
+        ensure!(report["counts"]["sizes"].as_u64() > Some(0), "nothing compared");
         Ok(report)
     }
 
