@@ -59,8 +59,12 @@ impl Carrier {
         // Before any record is asked for: the driver's thread finds them when it routes it.
         let last = self.shared.router_mut().riders.add(riders);
         let mut attempt = 1;
-        while !self.shared.router().riders.has_left(last) {
+        // Only a transaction of ours that began its commit after the last rider had left says that all
+        // are durable: they may have left with a carrier whose session ended before its commit was,
+        // or with a message of somebody else's that has our prefix.
+        loop {
             match self.write_messages(&mut session, bytes / LOAD_BYTES + 1) {
+                Ok(()) if self.shared.router().riders.has_left(last) => return Ok(()),
                 Ok(()) => {}
                 Err(error) if attempt == ATTEMPTS => {
                     self.shared.router_mut().riders.withdraw();
@@ -74,7 +78,6 @@ impl Carrier {
                 }
             }
         }
-        Ok(())
     }
 
     /// Whether the server runs or is in recovery, when it takes no connections or writes nothing.
