@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-ci build run test test-full bench sim fmt lint tidy docs fuzz instructions ci clean
+.PHONY: help install install-ci build run test test-full test-suites test-large test-groups bench sim fmt lint tidy docs fuzz instructions ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
@@ -17,7 +17,10 @@ PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
 help:
 	@echo "make run            a whole cluster on this machine, in $(DIR) (DIR=... ARGS='--port 6000')"
 	@echo "make test           every test, end-to-end suites included"
-	@echo "make test-full      PostgreSQL's own suites, on stock and here with forced eviction (ARGS='isolation')"
+	@echo "make test-full      an hour or two: test-suites, test-large and test-groups"
+	@echo "make test-suites    PostgreSQL's own suites, on stock and here with forced eviction (ARGS='isolation')"
+	@echo "make test-large     databases of a gigabyte"
+	@echo "make test-groups    the end-to-end tests and the large databases over many protection groups"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
 	@echo "make sim SEEDS=N    N simulated worlds"
 	@echo "make fuzz SECONDS=N N seconds of arbitrary bytes for each decoder and for redo (TARGETS='redo_page ...')"
@@ -59,9 +62,20 @@ test: install
 	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
 
 # Fetches the suites with the package manager: sources, and the server's headers to compile one library.
-test-full: install build
+test-suites: install build
 	@command -v bzip2 >/dev/null || { echo "bzip2 is missing: apt-get install bzip2" >&2; exit 1; }
 	$(CARGO) run --release --locked -p sixfold-tests --bin full -- $(ARGS)
+
+# Databases of a gigabyte.
+test-large: install build
+	$(CARGO) test --release --locked -p sixfold-tests --test large -- --include-ignored --test-threads=1 --nocapture
+
+# The end-to-end suites and the large databases, every volume over many protection groups.
+test-groups: export SIXFOLD_TEST_GROUP_SIZE = 8MB
+test-groups: install build
+	$(CARGO) test --release --locked -p sixfold-tests -- --include-ignored --test-threads=1
+
+test-full: test-suites test-large test-groups
 
 bench: install build
 	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)

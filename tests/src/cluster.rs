@@ -70,7 +70,7 @@ impl Cluster {
             .args(["dev", "up", "--dir"])
             .arg(self.data_dir())
             .args(["--port", &self.port.to_string()])
-            .args(&self.options.arguments)
+            .args(self.arguments())
             .envs(self.options.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -100,6 +100,16 @@ impl Cluster {
                 bail!("the cluster did not get ready; dev up said:\n{said}\n{}", self.logs())
             }
         }
+    }
+
+    /// Arguments of `dev up`; `SIXFOLD_TEST_GROUP_SIZE` gives every cluster many protection groups.
+    fn arguments(&self) -> Vec<String> {
+        let mut arguments = self.options.arguments.clone();
+        let given = arguments.iter().any(|argument| argument == "--group-size");
+        if let (false, Ok(size)) = (given, std::env::var("SIXFOLD_TEST_GROUP_SIZE")) {
+            arguments.extend(["--group-size".to_owned(), size]);
+        }
+        arguments
     }
 
     /// Stops everything cleanly, as Ctrl-C would.
@@ -132,6 +142,16 @@ impl Cluster {
     /// When PostgreSQL refuses.
     pub fn connect(&self) -> Result<Client> {
         connect_to(self.port)
+    }
+
+    /// A connection to one of the writer's databases.
+    ///
+    /// # Errors
+    /// When PostgreSQL refuses.
+    pub fn connect_to_database(&self, name: &str) -> Result<Client> {
+        let port = self.port;
+        let url = format!("host=127.0.0.1 port={port} user=postgres dbname='{name}'");
+        Client::connect(&url, NoTls).with_context(|| format!("connect to database {name}"))
     }
 
     /// A connection to the writer, waiting for one to be there.

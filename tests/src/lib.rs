@@ -1,7 +1,8 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`ledger`], [`metrics`], [`tools`], [`small_disk`]; for the hard cases [`shared`],
+//! Reading order: [`cluster`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`small_disk`],
+//! [`stock`]; for the hard cases [`shared`],
 //! [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
 
 pub mod aged;
@@ -9,12 +10,17 @@ pub mod cluster;
 pub mod hard;
 pub mod ledger;
 pub mod metrics;
+pub mod moments;
+pub mod resident;
 pub mod shared;
 pub mod small_disk;
+pub mod stock;
 pub mod suites;
 pub mod tools;
 
 pub use cluster::{Cluster, Options};
 pub use ledger::Ledger;
+pub use moments::Moments;
 pub use shared::Shared;
 pub use small_disk::SmallDisk;
+pub use stock::Stock;

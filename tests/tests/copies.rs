@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use postgres::{Client, NoTls};
+use postgres::Client;
 use tests::cluster::{PATIENCE, signal};
 use tests::metrics::writer_metric;
 use tests::tools::client_program;
@@ -15,16 +15,10 @@ use tests::{Cluster, Options};
 /// Rows of the large table; with its index it has well over 100 MB.
 const ROWS: i32 = 420_000;
 
-fn connect_to_database(cluster: &Cluster, database: &str) -> Result<Client> {
-    let port = cluster.port();
-    let url = format!("host=127.0.0.1 port={port} user=postgres dbname={database}");
-    Client::connect(&url, NoTls).with_context(|| format!("connect to {database}"))
-}
-
 /// Makes the database `big` and says what is in it.
 fn make_big(cluster: &Cluster) -> Result<String> {
     cluster.connect()?.batch_execute("create database big")?;
-    let mut client = connect_to_database(cluster, "big")?;
+    let mut client = cluster.connect_to_database("big")?;
     client.batch_execute(&format!(
         "create table rows as select n id, md5(n::text) || repeat('x', 200) what
            from generate_series(1, {ROWS}) n;
@@ -45,7 +39,7 @@ fn make_big(cluster: &Cluster) -> Result<String> {
 
 /// What is in a database, by content.
 fn contents(cluster: &Cluster, database: &str) -> Result<String> {
-    let mut client = connect_to_database(cluster, database)?;
+    let mut client = cluster.connect_to_database(database)?;
     let row = client.query_one(
         "select concat_ws('/', (select count(*) || ' ' || sum(hashtext(r::text)) from rows r),
            (select count(*) || ' ' || sum(hashtext(w::text)) from wide w),
@@ -56,7 +50,8 @@ fn contents(cluster: &Cluster, database: &str) -> Result<String> {
 }
 
 fn amcheck(cluster: &Cluster, database: &str) -> Result<()> {
-    connect_to_database(cluster, database)?
+    cluster
+        .connect_to_database(database)?
         .batch_execute("create extension if not exists amcheck")?;
     let arguments = ["--heapallindexed", "--parent-check", "-d", database];
     client_program(cluster, "pg_amcheck", &arguments).map(drop)
@@ -99,7 +94,7 @@ fn check_directories(cluster: &Cluster, client: &mut Client) -> Result<()> {
 fn check_twin(cluster: &Cluster, expected: &str) -> Result<()> {
     let found = contents(cluster, "twin")?;
     ensure!(found == expected, "the copy has {found}, its source {expected}");
-    let mut client = connect_to_database(cluster, "twin")?;
+    let mut client = cluster.connect_to_database("twin")?;
     let next: i64 = client.query_one("select nextval('numbers')", &[])?.get(0);
     ensure!(next > 1, "the sequence went back to {next}");
     Ok(())
@@ -115,7 +110,8 @@ fn a_database_above_100_mb_is_copied_and_moved_and_outlives_the_host() -> Result
     cluster.verify_volume()?;
     let mut client = lose_the_host(&cluster)?;
     check_twin(&cluster, &expected)?;
-    let fleeting: i64 = connect_to_database(&cluster, "twin")?
+    let fleeting: i64 = cluster
+        .connect_to_database("twin")?
         .query_one("select count(*) from fleeting", &[])?
         .get(0);
     ensure!(fleeting == 0, "an unlogged table kept {fleeting} rows");
@@ -129,7 +125,7 @@ fn a_database_above_100_mb_is_copied_and_moved_and_outlives_the_host() -> Result
         &[],
     )?;
     ensure!(moving.join().expect("no panic").is_err(), "it was not cancelled");
-    connect_to_database(&cluster, "twin")?.batch_execute(
+    cluster.connect_to_database("twin")?.batch_execute(
         "truncate wide; insert into rows select 0, 'new' from generate_series(1, 99)",
     )?;
     let expected = contents(&cluster, "twin")?;

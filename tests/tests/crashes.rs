@@ -5,32 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::cluster::{PATIENCE, signal};
 use tests::tools::amcheck;
-use tests::{Cluster, Ledger, Options};
-
-/// A small generator for "random moments"; printed, so that a failure can be tried again.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Moments {
-        let seed = std::env::var("SIXFOLD_TEST_SEED").ok().and_then(|text| text.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-        eprintln!("SIXFOLD_TEST_SEED={seed}");
-        Moments(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn pause(&mut self, most_ms: u64) {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        std::thread::sleep(Duration::from_millis(self.0 % most_ms));
-    }
-}
+use tests::{Cluster, Ledger, Moments, Options};
 
 #[test]
 fn twenty_kills_of_the_writer_lose_no_acknowledged_transaction() -> Result<()> {
     let cluster = Cluster::up(Options::default())?;
     Ledger::create(&mut cluster.connect()?)?;
-    let mut moments = Moments::new();
+    let mut moments = Moments::default();
     for round in 0..20 {
         let ledger = Ledger::start(cluster.port(), round * 10, 6);
         ledger.wait_for_progress(20, PATIENCE)?;
@@ -79,7 +60,7 @@ fn a_daemon_killed_under_a_living_postgres_comes_back_and_sessions_survive() -> 
 fn recovery_killed_at_random_moments_ends_right() -> Result<()> {
     let cluster = Cluster::up(Options::default())?;
     Ledger::create(&mut cluster.connect()?)?;
-    let mut moments = Moments::new();
+    let mut moments = Moments::default();
     let ledger = Ledger::start(cluster.port(), 0, 4);
     ledger.wait_for_progress(100, PATIENCE)?;
     cluster.kill("writer", "KILL")?;

@@ -1,92 +1,15 @@
 //! Free space is found again after the compute host is lost, although PostgreSQL does not log where
 //! it is; and settings survive as soon as they are acknowledged.
 
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use postgres::Client;
-use tests::cluster::{PATIENCE, connect_to, signal, wait_for_exit};
+use tests::cluster::{PATIENCE, connect_to, open_to_everyone};
 use tests::metrics::writer_metric;
-use tests::tools::pg_bin;
-use tests::{Cluster, Options};
+use tests::{Cluster, Options, Stock};
 
 const ROWS: i32 = 30_000;
-
-/// A stock server of its own, beside the cluster.
-struct Stock {
-    directory: tempfile::TempDir,
-    port: u16,
-    server: Child,
-}
-
-impl Stock {
-    fn start() -> Result<Stock> {
-        let directory = tempfile::Builder::new().prefix("sixfold-stock-").tempdir()?;
-        let user = own(directory.path())?;
-        let as_user = |program: &str| {
-            let mut command = Command::new(pg_bin().join(program));
-            if let Some((uid, gid)) = user {
-                command.uid(uid).gid(gid);
-            }
-            command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::null());
-            command
-        };
-        let data = directory.path().join("data");
-        let made =
-            as_user("initdb").arg("-D").arg(&data).args(["-U", "postgres", "-N"]).status()?;
-        ensure!(made.success(), "initdb: {made}");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = std::fs::File::create(directory.path().join("log"))?;
-        let server = as_user("postgres")
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &port.to_string(), "-k", "", "-c", "autovacuum=off", "-c", "fsync=off"])
-            .stderr(log)
-            .spawn()?;
-        Ok(Stock { directory, port, server })
-    }
-
-    fn connect(&self) -> Result<Client> {
-        let begun = Instant::now();
-        loop {
-            match connect_to(self.port) {
-                Ok(client) => return Ok(client),
-                Err(error) if begun.elapsed() > PATIENCE => {
-                    let log = std::fs::read_to_string(self.directory.path().join("log"));
-                    return Err(error.context(log.unwrap_or_default()));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(50)),
-            }
-        }
-    }
-}
-
-impl Drop for Stock {
-    fn drop(&mut self) {
-        signal(self.server.id(), libc::SIGQUIT);
-        if let Err(error) = wait_for_exit(&mut self.server, PATIENCE) {
-            eprintln!("the stock server: {error}");
-        }
-    }
-}
-
-/// Gives a directory to the user that PostgreSQL runs as, when that is not us.
-fn own(path: &Path) -> Result<Option<(u32, u32)>> {
-    // SAFETY: geteuid(2) touches no memory.
-    if unsafe { libc::geteuid() } != 0 {
-        return Ok(None);
-    }
-    let users = std::fs::read_to_string("/etc/passwd")?;
-    let line = users.lines().find(|line| line.starts_with("postgres:"));
-    let mut fields = line.context("no user `postgres`")?.split(':').skip(2);
-    let mut number = || fields.next().and_then(|field| field.parse().ok());
-    let ids = number().zip(number()).context("ids of `postgres`")?;
-    std::os::unix::fs::chown(path, Some(ids.0), Some(ids.1))?;
-    Ok(Some(ids))
-}
 
 /// Waits until the volume knows the free space that VACUUM has found.
 fn wait_until_kept(cluster: &Cluster) -> Result<()> {
@@ -126,8 +49,10 @@ const SCHEMA: &str = "create table t(id int, round int, filler text); create ind
 #[test]
 fn room_found_by_vacuum_is_used_after_the_host_is_lost() -> Result<()> {
     let cluster = Cluster::up(Options::with(&["--set", "autovacuum=off"]))?;
-    let stock = Stock::start()?;
-    let mut beside = stock.connect()?;
+    let directory = tempfile::Builder::new().prefix("sixfold-stock-").tempdir()?;
+    open_to_everyone(directory.path())?;
+    let stock = Stock::start(&directory.path().join("server"), &[("autovacuum", "off")])?;
+    let mut beside = connect_to(stock.port)?;
     let mut client = cluster.connect()?;
     for server in [&mut client, &mut beside] {
         server.batch_execute(SCHEMA)?;

@@ -101,8 +101,7 @@ fn transactions_on_both_sides_of_two_to_the_31_are_told_apart() -> Result<()> {
     same("frozen", &column(&mut client, all)?, &expected)?;
     // Freezing every database cuts off the statuses before; what is left must still be there.
     for database in ["postgres", "template1"] {
-        let url = format!("host=127.0.0.1 port={} user=postgres dbname={database}", cluster.port());
-        Client::connect(&url, postgres::NoTls)?.batch_execute("vacuum (freeze)")?;
+        cluster.connect_to_database(database)?.batch_execute("vacuum (freeze)")?;
     }
     client = change_host(&cluster)?;
     same("everything frozen", &column(&mut client, all)?, &expected)?;

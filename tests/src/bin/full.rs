@@ -1,23 +1,29 @@
-//! `make test-full`: PostgreSQL's regression, isolation and contrib suites on a stock server and on a
-//! cluster that evicts every block as soon as it may; then what is left behind is checked.
+//! `make test-suites`: PostgreSQL's regression, isolation and contrib suites on a stock server and on a
+//! cluster that evicts every block as soon as it may; then what is left behind is checked. Then the
+//! regression suite again, with the writer killed in its middle.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use tests::Stock;
 use tests::suites::SETTINGS;
+use tests::suites::kills::{self, Killed};
 use tests::suites::report::{Compared, table};
 use tests::suites::sound::{check, traffic};
 use tests::suites::source::{Source, prepare};
-use tests::suites::stock::Stock;
 use tests::suites::suite::{Outcome, Suite, all};
 use tests::{Cluster, Options};
+
+/// How the runs with kills are called.
+const KILLS: &str = "kills";
 
 const USAGE: &str = "usage: full [SUITE...]
 
 Runs PostgreSQL's own suites on a stock server and on a cluster in test mode, and compares. SUITE is
-one of: parallel serial isolation, a contrib module such as btree_gist, or a group of them
-(regression, contrib); without any, all are run. Exit status: 0 alike and sound, 1 not, 2 usage.
+one of: parallel serial isolation, a contrib module such as btree_gist, a group of them (regression,
+contrib), or kills: the writer killed at random moments of the parallel schedule, where
+SIXFOLD_TEST_SEED sets the moments. Without any, all are run. Exit status: 0 alike and sound, 1 not, 2 usage.
 What the runs wrote stays in /tmp/sixfold-full-* when something is wrong.";
 
 fn main() -> ExitCode {
@@ -43,15 +49,25 @@ fn run(wanted: &[String]) -> Result<bool> {
     let cache = tests::cluster::target_dir().join("postgresql-source");
     eprintln!("fetching PostgreSQL's suites (kept in {})", cache.display());
     let source = prepare(&cache, work.path())?;
-    let chosen = choose(all(&source)?, wanted)?;
+    let all = all(&source)?;
+    let chosen = choose(&all, wanted)?;
     eprintln!("PostgreSQL {}, {} suites", source.version, chosen.len());
     let mut compared = Vec::new();
     for group in chosen.chunk_by(|a, b| a.group == b.group) {
         let stock = on_stock(&source, group, work.path())?;
         compared.extend(on_sixfold(&source, group, stock, work.path())?);
     }
-    println!("{}", table(&compared));
     let mut alike = true;
+    if wanted.is_empty() || wanted.iter().any(|wish| wish == KILLS) {
+        match killed(&source, &all[0], work.path()) {
+            Ok(killed) => println!("{killed}"),
+            Err(error) => {
+                println!("NOT AS IT MUST BE: {KILLS}: {error:#}");
+                alike = false;
+            }
+        }
+    }
+    println!("{}", table(&compared));
     for one in &compared {
         for complaint in one.complaints() {
             println!("NOT AS IT MUST BE: {}: {complaint}", one.suite);
@@ -62,20 +78,33 @@ fn run(wanted: &[String]) -> Result<bool> {
     Ok(alike)
 }
 
-fn choose(all: Vec<Suite>, wanted: &[String]) -> Result<Vec<Suite>> {
+fn choose(all: &[Suite], wanted: &[String]) -> Result<Vec<Suite>> {
     let is = |suite: &Suite, wish: &String| *wish == suite.name || wish == suite.group;
     for wish in wanted {
-        ensure!(all.iter().any(|suite| is(suite, wish)), "no suite `{wish}`\n\n{USAGE}");
+        let known = wish == KILLS || all.iter().any(|suite| is(suite, wish));
+        ensure!(known, "no suite `{wish}`\n\n{USAGE}");
     }
-    let mut chosen = all;
-    chosen.retain(|suite| wanted.is_empty() || wanted.iter().any(|wish| is(suite, wish)));
-    Ok(chosen)
+    let chosen = |suite: &&Suite| wanted.is_empty() || wanted.iter().any(|wish| is(suite, wish));
+    Ok(all.iter().filter(chosen).cloned().collect())
+}
+
+/// Kills the writer in the middle of this suite.
+fn killed(source: &Source, suite: &Suite, work: &Path) -> Result<Killed> {
+    let dir = work.join(KILLS);
+    std::fs::create_dir_all(&dir)?;
+    let mut cluster = Cluster::up(in_test_mode())?;
+    let killed = kills::run(source, suite, &cluster, &dir);
+    if killed.is_err() {
+        keep_log(&cluster, &dir.join("writer.log"))?;
+    }
+    cluster.down()?;
+    killed
 }
 
 fn on_stock(source: &Source, group: &[Suite], work: &Path) -> Result<Vec<Outcome>> {
     let dir = work.join("stock").join(group[0].group);
     std::fs::create_dir_all(&dir)?;
-    let stock = Stock::start(&dir.join("server")).context("start the stock server")?;
+    let stock = Stock::start(&dir.join("server"), SETTINGS).context("start the stock server")?;
     group
         .iter()
         .map(|suite| {

@@ -2,13 +2,13 @@
 //! may: what stock passes must pass here too, and what is left behind must be sound.
 //!
 //! Reading order: [`source`] (the suites' files, from the distribution), [`suite`] (one suite run
-//! against one server), [`stock`] (the server to compare with), [`sound`] (what is checked after a
-//! suite), [`report`] (the table and the verdict).
+//! against one server), [`sound`] (what is checked after a
+//! suite), [`report`] (the table and the verdict), [`kills`] (the writer killed in the middle of one).
 
+pub mod kills;
 pub mod report;
 pub mod sound;
 pub mod source;
-pub mod stock;
 pub mod suite;
 
 /// PostgreSQL's settings for both servers. Few buffers, so that pages are read again and again; no

@@ -2,13 +2,11 @@
 //! their tables, and storage alone gives back the same database.
 
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 
 use crate::Cluster;
+use crate::metrics::writer_metric;
 use crate::tools::client_program;
 
 /// What the cache did while a suite ran.
@@ -44,22 +42,12 @@ impl Traffic {
 /// # Errors
 /// When the writer's metrics cannot be read.
 pub fn traffic(cluster: &Cluster) -> Result<Traffic> {
-    let saved = std::fs::read_to_string(cluster.data_dir().join("dev.json"))?;
-    let saved: Value = serde_json::from_str(&saved)?;
-    let address = saved["http"]["writer"].as_str().context("where the writer serves metrics")?;
-    let mut stream = TcpStream::connect(address).with_context(|| format!("reach {address}"))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let value = |name: &str| {
-        let line = text.lines().find(|line| !line.starts_with('#') && line.contains(name));
-        line.and_then(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
-            .with_context(|| format!("no metric {name} in:\n{text}"))
-    };
+    let value = |name: &str| -> Result<u64> { Ok(writer_metric(cluster, name)? as u64) };
     Ok(Traffic {
-        evicted: value("cache_evicted_blocks")?,
-        fetched: value("cache_demanded_blocks")? + value("cache_prefetched_blocks")?,
-        different: value("cache_different_blocks")?,
+        evicted: value("sixfold_cache_evicted_blocks")?,
+        fetched: value("sixfold_cache_demanded_blocks")?
+            + value("sixfold_cache_prefetched_blocks")?,
+        different: value("sixfold_cache_different_blocks")?,
     })
 }
 
@@ -81,7 +69,10 @@ pub fn check(cluster: &Cluster) -> Result<()> {
 }
 
 /// Every index against its table, in every database.
-fn amcheck(cluster: &Cluster) -> Result<()> {
+///
+/// # Errors
+/// With the corruption it names.
+pub fn amcheck(cluster: &Cluster) -> Result<()> {
     let arguments = ["--all", "--install-missing", "--heapallindexed", "--parent-check"];
     client_program(cluster, "pg_amcheck", &arguments).map(drop)
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::wait_for_exit;
+use crate::cluster::{signal_group, wait_for_exit};
+use crate::stock::{directory_for_postgres, unprivileged};
 use crate::suites::source::Source;
-use crate::suites::stock::{directory_for_postgres, unprivileged};
 use crate::tools::pg_bin;
 
 /// Modules whose suites are run: index types, custom access paths, and those that look at pages.
@@ -121,12 +122,24 @@ impl Suite {
     /// # Errors
     /// When it cannot be run at all, or does not end.
     pub fn run(&self, source: &Source, port: u16, outputs: &Path) -> Result<Outcome> {
+        let began = Instant::now();
+        let mut run = self.start(source, port, outputs)?;
+        wait_for_exit(&mut run.child, LIMIT).with_context(|| format!("suite {}", self.name))?;
+        let tests = run.tests()?;
+        ensure!(!tests.is_empty(), "suite {} ran no test; see {}", self.name, outputs.display());
+        Ok(Outcome { tests, took: began.elapsed(), outputs: outputs.to_owned() })
+    }
+
+    /// Starts it as [`Suite::run`] does and leaves it running.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, source: &Source, port: u16, outputs: &Path) -> Result<Run> {
         directory_for_postgres(outputs)?;
         let inputs = source.tree.join(&self.inputs);
         let printed = outputs.join("printed");
         let out = File::create(&printed)?;
-        let began = Instant::now();
-        let mut child = unprivileged(&pg_bin().join("../lib").join(self.program))?
+        let child = unprivileged(&pg_bin().join("../lib").join(self.program))?
             .current_dir(&inputs)
             .env_remove("PGOPTIONS")
             .args(["--host=127.0.0.1", "--user=postgres"])
@@ -141,15 +154,43 @@ impl Suite {
             .process_group(0)
             .spawn()
             .with_context(|| format!("run {} (postgresql-15's)", self.program))?;
-        if let Err(error) = wait_for_exit(&mut child, LIMIT) {
-            crate::cluster::signal_group(child.id(), libc::SIGKILL);
-            child.wait()?;
-            return Err(error.context(format!("suite {}", self.name)));
+        Ok(Run { child, printed })
+    }
+}
+
+/// A suite under way; what it has started ends with it.
+#[derive(Debug)]
+pub struct Run {
+    child: Child,
+    printed: PathBuf,
+}
+
+impl Run {
+    /// The tests that are through so far.
+    ///
+    /// # Errors
+    /// When its output cannot be read.
+    pub fn tests(&self) -> Result<BTreeMap<String, bool>> {
+        let printed =
+            fs::read(&self.printed).with_context(|| format!("read {}", self.printed.display()))?;
+        Ok(tests_in(&String::from_utf8_lossy(&printed)))
+    }
+
+    /// Whether it has come to its end.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        signal_group(self.child.id(), libc::SIGKILL);
+        if let Err(error) = self.child.wait() {
+            eprintln!("waiting for a suite: {error}");
         }
-        let text = String::from_utf8_lossy(&fs::read(&printed)?).into_owned();
-        let tests = tests_in(&text);
-        ensure!(!tests.is_empty(), "suite {} ran no test:\n{text}", self.name);
-        Ok(Outcome { tests, took: began.elapsed(), outputs: outputs.to_owned() })
     }
 }
 

@@ -3,6 +3,7 @@
 //! reason (rule Q5); everything else that differs is a difference.
 
 use pgwal::keys::Fork;
+use pgwal::layout::op::rm;
 use redo::mask::{manager_of, mask_page};
 
 use crate::cache::local::BLOCK;
@@ -17,6 +18,8 @@ const FIRST_NORMAL_OID: u32 = 16_384;
 const LSN_BYTES: usize = 8;
 /// `PD_ALL_VISIBLE` in the low byte of `pd_flags`, at 10.
 const ALL_VISIBLE: u8 = 4;
+/// `GistBuildLSN`, which gist.h gives to pages of an index that is being built.
+const GIST_BUILD_LSN: u64 = 1;
 /// Heap blocks that a byte of a visibility map speaks for, and its bytes in a page.
 const BLOCKS_PER_BYTE: usize = 4;
 /// Differing runs of bytes that are told.
@@ -71,8 +74,7 @@ pub fn block(
 /// A page of a main or init fork, under the masks of its manager.
 fn main(fork: Fork, block: u32, local: &Page, stored: &Page) -> Verdict {
     let mut local = *local;
-    if fork == Fork::Init && lsn_of(&local).0 == 0 {
-        // Some index types write these pages first and log them then.
+    if written_before_it_was_logged(fork, &local) {
         local[..LSN_BYTES].copy_from_slice(&stored[..LSN_BYTES]);
     }
     if is_sequence(&local) && is_sequence(stored) {
@@ -81,7 +83,7 @@ fn main(fork: Fork, block: u32, local: &Page, stored: &Page) -> Verdict {
             Err(how) => return Verdict::Different(how),
         }
     }
-    let manager = manager_of(&local).unwrap_or(pgwal::layout::op::rm::GENERIC);
+    let manager = manager_of(&local).unwrap_or(rm::GENERIC);
     let marked = |page: &Page| page[10] & ALL_VISIBLE != 0;
     match difference(&local, stored, block) {
         Err(corrupt) => Verdict::Different(format!("a page is corrupt: {corrupt}")),
@@ -92,6 +94,17 @@ fn main(fork: Fork, block: u32, local: &Page, stored: &Page) -> Verdict {
             Verdict::Different("only storage's page is marked all-visible".to_owned())
         }
         Ok(None) => Verdict::Same,
+    }
+}
+
+/// Whether the page was written first and logged then, so that the file's copy has no LSN of the log:
+/// init forks of some index types, and Gist indexes built in order (`gist_indexsortbuild_flush_ready_pages`
+/// in gistbuild.c).
+fn written_before_it_was_logged(fork: Fork, page: &Page) -> bool {
+    match lsn_of(page).0 {
+        0 => fork == Fork::Init,
+        GIST_BUILD_LSN => manager_of(page) == Some(rm::GIST),
+        _ => false,
     }
 }
 
@@ -290,6 +303,23 @@ mod tests {
         local[4] = 0;
         assert_eq!(block(5, Fork::Init, 0, &local, Some(&stored)), Verdict::Same);
         told(block(5, Fork::Main, 0, &local, Some(&stored)));
+    }
+
+    #[test]
+    fn a_page_of_a_gist_index_built_in_order_has_another_lsn_but_no_other_content() {
+        let (mut local, mut stored) = (heap(), heap());
+        for (page, lsn) in [(&mut local, 1), (&mut stored, 9)] {
+            page[4] = lsn;
+            page[8190..].copy_from_slice(&0xff81u16.to_le_bytes());
+            page[14..18].copy_from_slice(&[0xc8, 0x1f, 0xf0, 0x1f]); // upper 8136, special 8176
+            page[24..28].copy_from_slice(&(8136u32 | 1 << 15 | 40 << 17).to_le_bytes());
+        }
+        assert_eq!(block(5, Fork::Main, 3, &local, Some(&stored)), Verdict::Same);
+        stored[8150] = 1;
+        told(block(5, Fork::Main, 3, &local, Some(&stored)));
+        let mut heap_page = heap();
+        heap_page[4] = 1;
+        told(block(5, Fork::Main, 3, &heap_page, Some(&heap())));
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::{PATIENCE, connect_to, free_port_pair, signal, wait_for_exit};
-use crate::suites::SETTINGS;
 use crate::tools::{pg_bin, postgres_user};
 
 /// A running server, stopped when dropped, and by Ctrl-C.
@@ -47,11 +46,11 @@ pub fn directory_for_postgres(dir: &Path) -> Result<()> {
 }
 
 impl Stock {
-    /// Makes a database in `dir` and starts its server.
+    /// Makes a database in `dir` and starts its server with these further settings.
     ///
     /// # Errors
     /// With what PostgreSQL's programs say.
-    pub fn start(dir: &Path) -> Result<Stock> {
+    pub fn start(dir: &Path, given: &[(&str, &str)]) -> Result<Stock> {
         directory_for_postgres(dir)?;
         let (data, port) = (dir.join("data"), free_port_pair()?);
         let status = unprivileged(&pg_bin().join("initdb"))?
@@ -68,7 +67,7 @@ impl Stock {
              fsync = off\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n",
             dir.display()
         );
-        for (name, value) in SETTINGS {
+        for (name, value) in given {
             settings += &format!("{name} = {value}\n");
         }
         fs::write(data.join("postgresql.auto.conf"), settings)?;
