@@ -35,8 +35,8 @@ fn three_quarters_of_a_gigabyte_come_back_from_storage_as_they_were() -> Result<
 #[ignore = "minutes"]
 fn a_gigabyte_through_a_cache_of_64_mb() -> Result<()> {
     const CACHE: u64 = 64 * MIB;
-    // What eviction leaves alone: visibility and free space maps, catalogs' small files.
-    const SLACK: u64 = 12 * MIB;
+    // What eviction leaves alone: visibility and free space maps.
+    const SLACK: u64 = 4 * MIB;
     let unhurried = "autovacuum_vacuum_cost_delay=0";
     let cluster = Cluster::up(Options::with(&["--cache-size", "64MB", "--set", unhurried]))?;
     pgbench(&cluster, &["-i", "-q", "-s", "70"])?;
