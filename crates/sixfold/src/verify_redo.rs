@@ -1,5 +1,6 @@
 //! `sixfold verify-redo`: WAL written under `wal_consistency_checking=all`, replayed and compared page
-//! by page with PostgreSQL's own. Exit status: 0 all equal, 1 differences, 2 cannot run.
+//! by page with PostgreSQL's own. Exit status: 0 all equal, 1 differences, 2 it cannot run, or not to the
+//! end.
 
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use pgwal::layout::op;
 use serde::Serialize;
 use verify::tally::{Tallies, kind_name};
-use verify::{DataDirectory, Finding, Images, NoImages, Replay, Tally, VerifyError, WalDirectory};
+use verify::{DataDirectory, Finding, Images, NoImages, Replay, Tally, WalDirectory};
 
 use crate::cli::VerifyRedoArgs;
 use crate::say::say;
@@ -26,11 +27,15 @@ struct Report {
     begin: String,
     end: String,
     end_reason: String,
+    /// Whether that is the log's end; else it cannot be read on.
+    complete: bool,
     /// The data directory that pages began with.
     from: Option<String>,
     records: u64,
     #[serde(flatten)]
     pages: Counts,
+    /// Shutdown checkpoints whose counters were compared.
+    checkpoints_compared: u64,
     types: Vec<TypeLine>,
     /// The first findings, and how many there are.
     findings: Vec<FindingLine>,
@@ -100,8 +105,16 @@ impl From<&Finding> for FindingLine {
 /// Compares and prints.
 pub(crate) fn run(args: &VerifyRedoArgs) -> ExitCode {
     match compare(args).and_then(|report| print(&report, args.json).map(|()| report)) {
-        Ok(report) if report.findings_total > 0 => ExitCode::from(DIFFERENT),
-        Ok(_) => ExitCode::SUCCESS,
+        Ok(report) => {
+            if !report.complete {
+                say(&format!("sixfold: {}", report.end_reason));
+            }
+            match (report.findings_total, report.complete) {
+                (1.., _) => ExitCode::from(DIFFERENT),
+                (0, true) => ExitCode::SUCCESS,
+                (0, false) => ExitCode::from(CANNOT),
+            }
+        }
         Err(error) => {
             say(&format!("sixfold: {error:#}"));
             ExitCode::from(CANNOT)
@@ -115,12 +128,12 @@ fn compare(args: &VerifyRedoArgs) -> anyhow::Result<Report> {
         Some(path) => {
             let images = DataDirectory::open(path)?;
             let start = verify::start_of(&wal, &images)?;
-            replay(&wal, Some(start), images)?
+            replay(&wal, Some(start), images)
         }
-        None => replay(&wal, None, NoImages)?,
+        None => replay(&wal, None, NoImages),
     };
     ensure!(
-        report.pages.compared > 0,
+        report.pages.compared + report.findings_total > 0 || !report.complete,
         "{}: nothing to compare in {} records up to {} ({}): the WAL must be written with \
          wal_consistency_checking = all",
         report.wal,
@@ -131,30 +144,29 @@ fn compare(args: &VerifyRedoArgs) -> anyhow::Result<Report> {
     Ok(Report { from: args.from.as_ref().map(|path| path.display().to_string()), ..report })
 }
 
-fn replay<I: Images>(
-    directory: &WalDirectory,
-    start: Option<types::Lsn>,
-    images: I,
-) -> Result<Report, VerifyError> {
+/// Replays as far as it goes: what was found before damage counts.
+fn replay<I: Images>(directory: &WalDirectory, start: Option<types::Lsn>, images: I) -> Report {
     let mut wal = directory.records(start);
     let mut replay = Replay::new(images);
-    verify::run(&mut wal, &mut replay)?;
+    let stopped = verify::run(&mut wal, &mut replay).err();
     let (findings, findings_total) = replay.findings();
     let tallies = replay.tallies();
     let (records, total) = tallies.total();
-    Ok(Report {
+    Report {
         wal: directory.path().display().to_string(),
         begin: start.unwrap_or(directory.first()).to_string(),
         end: wal.position().to_string(),
-        end_reason: wal.end().to_owned(),
+        complete: stopped.is_none(),
+        end_reason: stopped.map_or_else(|| wal.end().to_owned(), |error| error.to_string()),
         from: None,
         records,
         pages: total.into(),
+        checkpoints_compared: replay.checkpoints_compared(),
         types: lines(tallies),
         findings: findings.iter().map(FindingLine::from).collect(),
         findings_total,
         table: verify::table::text(tallies),
-    })
+    }
 }
 
 fn lines(tallies: &Tallies) -> Vec<TypeLine> {
@@ -199,13 +211,14 @@ fn words(report: &Report) -> String {
         ));
     }
     out.push_str(&format!(
-        "{} from {} to {} ({}): {} records, {} pages compared, {} findings\n",
+        "{} from {} to {} ({}): {} records, {} pages and the counters of {} checkpoints compared, {} findings\n",
         report.wal,
         report.begin,
         report.end,
         report.end_reason,
         report.records,
         counts.compared,
+        report.checkpoints_compared,
         report.findings_total
     ));
     out

@@ -87,7 +87,10 @@ fn a_difference_is_told_by_record_and_page_and_the_status_is_one() {
     assert!(out.contains("Generic/Generic, 1663/5/16384 block 0 (block reference 0):"), "{out}");
     assert!(out.contains("content offset 16..17: 02 instead of 09"), "{out}");
     // Replay goes on from PostgreSQL's page: one mistake is told once.
-    assert!(out.contains("3 pages compared, 1 findings"), "{out}");
+    assert!(
+        out.contains("3 pages and the counters of 0 checkpoints compared, 1 findings"),
+        "{out}"
+    );
 
     let (status, out, _) = sixfold(&["verify-redo", "--json"], dir.path());
     let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
@@ -117,6 +120,21 @@ fn what_cannot_be_compared_says_why_and_the_status_is_two() {
     let (status, _, err) = sixfold(&["verify-redo"], dir.path());
     assert!(status == Some(2) && err.contains("resource manager 200"), "{err}");
     assert!(err.contains("000000010000000000000001 at 0/100028"), "{err}");
+    // What was found before the log could not be read on is told all the same.
+    log(dir.path(), [1, 9, 3]);
+    let broken = fs::read(&name).expect("there");
+    let cut = broken.windows(4).rposition(|four| four != [0; 4]).expect("records") - 8;
+    let mut broken = [&broken[..cut], &[0xff; 4], &broken[cut + 4..]].concat();
+    let next = dir.path().join(segment_name(Timeline(1), 2, SEGMENT));
+    fs::write(&name, &broken).expect("writable");
+    broken[8..16].copy_from_slice(&0x20_0000u64.to_le_bytes());
+    fs::write(&next, &broken).expect("writable");
+    let (status, out, err) = sixfold(&["verify-redo", "--json"], dir.path());
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((status, &json["complete"]), (Some(1), &false.into()), "{out}");
+    assert!(err.contains("WAL goes on after it"), "{err}");
+    assert_eq!(json["findings_total"], 1);
+    fs::remove_file(&next).expect("there");
     // Nothing to compare is no success.
     let mut builder = SegmentBuilder::new(Timeline(1), 9, SEGMENT, Lsn(0x10_0028));
     let draft = Draft { rmid: rm::XLOG, info: xlog::NOOP, ..Draft::default() };

@@ -64,20 +64,26 @@ pub fn maps(ours: &Page, theirs: &Page, heap_block: Option<u32>, hollow: bool) -
 }
 
 /// What differs between a page as it was and the image that is logged because only hints of it have
-/// changed. Empty also where pages change without being logged: sequences, whose value runs
-/// behind the log, and the metapage of SP-GiST, which remembers pages used last.
+/// changed. `None` where that cannot be told: a page of a manager that is not PostgreSQL's own, or of
+/// a sequence, whose value runs behind the log.
 #[must_use]
-pub fn hints(before: &Page, image: &Page, block: u32) -> Vec<String> {
-    match manager_of(image) {
-        Some(rm::SEQ) | None => Vec::new(),
-        Some(rm::SPGIST) if block == 0 => Vec::new(),
-        Some(rmid) => pages(rmid, before, image, block),
-    }
+pub fn hints(before: &Page, image: &Page, block: u32) -> Option<Vec<String>> {
+    let rmid = manager_of(image).filter(|rmid| *rmid != rm::SEQ)?;
+    Some(pages(rmid, before, image, block))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_no_manager_knows_is_not_said_to_be_compared() {
+        let mut page = [0; 8192];
+        assert_eq!(hints(&page, &page, 0), None);
+        page[12..14].copy_from_slice(&24u16.to_le_bytes());
+        page[14..20].copy_from_slice(&[0, 0x20, 0, 0x20, 4, 0x20]);
+        assert_eq!(hints(&page, &page, 0), Some(Vec::new()));
+    }
 
     #[test]
     fn a_map_may_have_more_bits_than_its_image_but_not_of_the_block_just_set() {

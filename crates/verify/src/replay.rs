@@ -51,6 +51,8 @@ pub struct Replay<I> {
     /// Pages of visibility maps that the log holds as a hole.
     hollow: BTreeSet<Key>,
     tallies: Tallies,
+    /// Shutdown checkpoints whose counters were compared.
+    checkpoints: u64,
     findings: Vec<Finding>,
     found: u64,
 }
@@ -65,6 +67,7 @@ impl<I: Images> Replay<I> {
             pending: BTreeMap::new(),
             hollow: BTreeSet::new(),
             tallies: Tallies::default(),
+            checkpoints: 0,
             findings: Vec::new(),
             found: 0,
         }
@@ -78,6 +81,12 @@ impl<I: Images> Replay<I> {
     /// What was found to be wrong: the first of it, and how much it is altogether.
     pub fn findings(&self) -> (&[Finding], u64) {
         (&self.findings, self.found)
+    }
+
+    /// How often the server's counters were compared: at every shutdown checkpoint, if the images had
+    /// them to begin with.
+    pub fn checkpoints_compared(&self) -> u64 {
+        self.checkpoints
     }
 
     /// The server's counters, if the images had them.
@@ -223,7 +232,7 @@ impl<I: Images> Replay<I> {
         if !is_hint || lsn(before) > record.span.end {
             return;
         }
-        let lines = compare::hints(before, image, block.block);
+        let Some(lines) = compare::hints(before, image, block.block) else { return };
         self.tally(at).compared += 1;
         if lines.is_empty() {
             self.confirm(Key::Block(block.rel, block.fork, block.block));
@@ -263,10 +272,19 @@ impl<I: Images> Replay<I> {
         image: Option<Box<Page>>,
     ) {
         let key = Key::Block(block.rel, block.fork, block.block);
-        let (Some(image), Ok(ours)) = (image, <&Page>::try_from(page.as_slice())) else {
+        let Some(image) = image else {
             self.tally(at).without_image += 1;
             *self.pending.entry(key).or_default().entry(at).or_default() += 1;
             self.pages.put(key, page);
+            return;
+        };
+        let Ok(ours) = <&Page>::try_from(page.as_slice()) else {
+            let tally = self.tally(at);
+            tally.compared += 1;
+            tally.different += 1;
+            let line = format!("redo makes {} bytes instead of a page", page.len());
+            self.problem(record, at.0, name(block), vec![line]);
+            self.adopt(key, record.span.end, Some(image));
             return;
         };
         let restores = block.image.as_ref().is_some_and(|image| image.apply);
@@ -355,6 +373,7 @@ impl<I: Images> Replay<I> {
         if effects.is_shutdown_checkpoint()
             && let Some(theirs) = CheckPoint::decode(&record.main)
         {
+            self.checkpoints += 1;
             let ours = state.checkpoint;
             // The log runs ahead of the oid counter. VACUUM moves the oldest ids, and says which
             // database has them, without a record until it removes something. The rest only a

@@ -11,7 +11,7 @@ use pgwal::layout::op::rm;
 
 use crate::fault::Res;
 use crate::mask::mask_page;
-use crate::page::{HEADER_SIZE, ItemId, PAGE_SIZE, Page, aligned};
+use crate::page::{HEADER_SIZE, ItemId, PAGE_SIZE, Page};
 use crate::tuple::Tid;
 use fields::{Content, Field, Form, Kind};
 
@@ -184,7 +184,7 @@ impl Found {
             let end = our_item.len().min(their_item.len());
             self.ranges(&name(&place, "data"), our_item, their_item, data..end, data);
             if let Some(at) = at {
-                self.explain(at, aligned(their_item.len()));
+                self.explain(at, their_item.len());
             }
         }
         agree

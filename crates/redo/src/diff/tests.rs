@@ -56,6 +56,18 @@ fn heap_tuples_are_told_by_header_field_and_data_offset() {
 }
 
 #[test]
+fn bytes_between_items_count() {
+    let mut ours = page(8);
+    let mut page = Page::new(&mut ours);
+    page.append_item(&[4; 41]).expect("room");
+    let end = page.line(4).expect("there").offset + 41;
+    let mut theirs = ours;
+    theirs[end] = 1; // what aligns the item
+    let place = format!("bytes of no item offset {end}..{}: 00 instead of 01", end + 1);
+    assert_eq!(places(rm::SEQ, &ours, &theirs), [place]);
+}
+
+#[test]
 fn line_pointers_and_header_fields_are_named_and_moved_items_are_not_different_bytes() {
     let (mut ours, mut theirs) = (page(0), page(0));
     Page::new(&mut ours).set_prune_xid(0);

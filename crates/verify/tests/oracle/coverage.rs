@@ -26,14 +26,6 @@ const NEVER_REFERENCED: &[(Kind, u8, &str)] = &[
         4,
         "pages are freed from the end of a bucket's chain, so none follows",
     ),
-    (
-        (rm::BTREE, btree::SPLIT_L),
-        3,
-        "an inner page that splits left of the item it gets: the workload's trees have few of them",
-    ),
-    ((rm::BTREE, btree::UNLINK_PAGE), 3, "an inner page that goes: the workload's trees are low"),
-    ((rm::BTREE, btree::UNLINK_PAGE_META), 3, "as for UNLINK_PAGE"),
-    ((rm::GIST, gist::PAGE_SPLIT), 0, "an inner page that splits: the workload's trees are low"),
 ];
 
 /// Block references of types that have more than one, or none of number 0.

@@ -114,8 +114,13 @@ fn every_type_of_record_makes_the_pages_that_postgres_says_it_makes() {
     println!("{}", table::text(replay.tallies()));
     println!("the log ends at {}: {}", wal.position(), wal.end());
     println!(
-        "files: {} blocks, {} map pages, {} SLRU pages",
-        files.blocks, files.maps, files.slrus
+        "files: {} blocks, {} map pages, {} SLRU pages, of these {} that no record changed; the counters \
+         of {} checkpoints",
+        files.blocks,
+        files.maps,
+        files.slrus,
+        files.untouched,
+        replay.checkpoints_compared()
     );
     println!("damaged records and pages tried: {}", notes.damaged);
     for problem in files.problems.iter().take(20) {
@@ -132,6 +137,7 @@ fn every_type_of_record_makes_the_pages_that_postgres_says_it_makes() {
     // Speculative insertion undone, and a row that moved to another partition.
     assert_eq!(notes.delete_flags & 0x18, 0x18, "kinds of deletion");
     assert!(files.blocks > 1000 && files.maps > 10 && files.slrus > 10 && notes.damaged > 10_000);
+    assert!(files.untouched > 100 && replay.checkpoints_compared() > 3, "nothing was compared");
     assert_eq!(notes.last_start, data.control().checkpoint, "the whole log was read");
     without_images(&directory);
 }

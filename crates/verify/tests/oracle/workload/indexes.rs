@@ -49,15 +49,20 @@ pub fn btrees(server: &Server) {
         insert into post select 1, repeat('y', 100) from generate_series(1, 300);
     ",
     );
-    // A whole tree above a leaf goes.
-    s.run("
-        create table deep (t text); create index deep_t on deep (t);
-        insert into deep select repeat(md5(g::text), 30) || lpad(g::text, 8, '0') from generate_series(1, 2500) g;
+    // Wide keys that do not compress: few fit on a page, so inner pages split, too, and go with
+    // the leaves below them, those of the leftmost branch as well.
+    s.run(
+        "
+        create function wide(i int) returns text language sql as
+          $$ select string_agg(md5(i::text || j::text), '') from generate_series(1, 60) j $$;
+        create table deep (i int, t text); create index deep_t on deep (t);
+        insert into deep select i, wide(i) from generate_series(1, 600) i;
+        delete from deep where t between '4' and 'c'; vacuum deep; select txid_current(); vacuum deep;
+        insert into deep select i, wide(i) from generate_series(601, 700) i;
         delete from deep; vacuum deep; vacuum deep;
-        insert into deep select repeat(md5(g::text), 30) || lpad(g::text, 8, '0') from generate_series(1, 1500) g;
-        delete from deep where ctid < '(200,1)'; vacuum deep; select txid_current(); vacuum deep;
-        insert into deep select repeat(md5(g::text), 30) || lpad(g::text, 8, '0') from generate_series(1, 1500) g;
-    ");
+        insert into deep select i, wide(i) from generate_series(701, 720) i; -- a new level above the leaf
+    ",
+    );
 }
 
 pub fn hashes(server: &Server) {
@@ -111,12 +116,13 @@ pub fn gins(server: &Server) {
         insert into gp select i, array[1] from generate_series(1, 12000) i;
         vacuum gp;
     ");
-    // Long keys that do not compress: a tree so deep that inner pages split, too.
-    s.run("
+    // A tree so deep that inner pages split, too.
+    s.run(
+        "
         create table gdeep (a text[]); create index on gdeep using gin (a) with (fastupdate = off);
-        insert into gdeep select array[(select string_agg(md5(i::text || j::text), '') from generate_series(1, 60) j)]
-          from generate_series(1, 300) i;
-    ");
+        insert into gdeep select array[wide(i)] from generate_series(1, 300) i;
+    ",
+    );
 }
 
 pub fn gists(server: &Server) {
@@ -136,6 +142,9 @@ pub fn gists(server: &Server) {
         create table gr (r int4range); create index on gr using gist (r);
         insert into gr select int4range(i, i + i % 50 + 1) from generate_series(1, 3000) i;
         delete from gr where lower(r) % 3 = 0; vacuum gr;
+        create table docs (d tsvector);
+        create index on docs using gist (d tsvector_ops (siglen = 2000)); -- few entries on inner pages
+        insert into docs select to_tsvector('simple', md5(i::text) || ' ' || md5((i * 7)::text)) from generate_series(1, 2500) i;
     ");
 }
 
