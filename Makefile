@@ -66,14 +66,16 @@ test-suites: install build
 	@command -v bzip2 >/dev/null || { echo "bzip2 is missing: apt-get install bzip2" >&2; exit 1; }
 	$(CARGO) run --release --locked -p sixfold-tests --bin full -- $(ARGS)
 
-# Databases of a gigabyte.
+# Databases and fields of a gigabyte.
 test-large: install build
-	$(CARGO) test --release --locked -p sixfold-tests --test large -- --include-ignored --test-threads=1 --nocapture
+	$(CARGO) test --release --locked -p sixfold-tests --test large --test hard_values -- --ignored --test-threads=1 --nocapture
 
 # The end-to-end suites and the large databases, every volume over many protection groups.
 test-groups: export SIXFOLD_TEST_GROUP_SIZE = 8MB
 test-groups: install build
-	$(CARGO) test --release --locked -p sixfold-tests -- --include-ignored --test-threads=1
+	$(CARGO) build --locked -p sixfold-sixfold -p sixfold-shim
+	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
+	$(MAKE) test-large
 
 test-full: test-suites test-large test-groups
 
