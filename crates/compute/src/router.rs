@@ -79,7 +79,8 @@ impl Router {
     /// # Errors
     /// When the record is not known or malformed, or copies what is not there (D4).
     pub fn route(&mut self, record: &pgwal::Record) -> Result<protocol::Record, RouteError> {
-        let effects = pgwal::effects(record)?;
+        let mut effects = Effects::default();
+        effects.read(record)?;
         let mut draft = Draft::new();
         for block in &record.blocks {
             let group = self.catalog.touch(&mut draft, block.rel, block.fork, block.block);

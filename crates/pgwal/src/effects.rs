@@ -245,6 +245,38 @@ pub enum CheckpointKind {
 }
 
 impl Effects {
+    /// As [`effects`], into effects that are empty so far: for whoever meets every record of a log, since
+    /// handing the struct on costs more than most records do.
+    ///
+    /// # Errors
+    /// As [`effects`]; then what is here is of no use.
+    pub fn read(&mut self, record: &Record<impl Source>) -> Result<(), WalError> {
+        let op = kind(record)?;
+        self.saw_xid(record.xid);
+        if let Some(xid) = record.top_xid {
+            self.saw_xid(xid);
+        }
+        let read = match record.rmid {
+            rm::XLOG => xlog::read(record, op, self),
+            rm::XACT => xact::read(record, op, self),
+            rm::SMGR => catalog::smgr(record, op, self),
+            rm::CLOG => slrus::clog(record, op, self),
+            rm::DBASE => catalog::dbase(record, op, self),
+            rm::TBLSPC => catalog::tblspc(record, op, self),
+            rm::MULTIXACT => slrus::multixact(record, op, self),
+            rm::RELMAP => catalog::relmap(record, self),
+            rm::STANDBY => xlog::standby(record, op, self),
+            rm::HEAP2 => heap::heap2(record, op, self),
+            rm::HEAP => heap::heap(record, op, self),
+            rm::COMMIT_TS => slrus::commit_ts(record, op, self),
+            rm::REPLORIGIN => catalog::replorigin(record, op, self),
+            // Indexes, sequences and generic records change the blocks they reference, and messages
+            // nothing.
+            _ => Some(()),
+        };
+        read.ok_or_else(|| malformed(record, "its data ends too early or contradicts itself"))
+    }
+
     /// Blocks that the record changes without referencing them, each once: pages of visibility
     /// maps whose bits it clears, and the last page that a truncation leaves of a map. Redo must
     /// apply the record to those that exist.
@@ -341,34 +373,9 @@ impl Xact {
 /// # Errors
 /// [`WalError::Unknown`], [`WalError::CustomManager`] or [`WalError::Malformed`].
 pub fn effects(record: &Record<impl Source>) -> Result<Effects, WalError> {
-    let op = kind(record)?;
     let mut effects = Effects::default();
-    effects.saw_xid(record.xid);
-    if let Some(xid) = record.top_xid {
-        effects.saw_xid(xid);
-    }
-    let read = match record.rmid {
-        rm::XLOG => xlog::read(record, op, &mut effects),
-        rm::XACT => xact::read(record, op, &mut effects),
-        rm::SMGR => catalog::smgr(record, op, &mut effects),
-        rm::CLOG => slrus::clog(record, op, &mut effects),
-        rm::DBASE => catalog::dbase(record, op, &mut effects),
-        rm::TBLSPC => catalog::tblspc(record, op, &mut effects),
-        rm::MULTIXACT => slrus::multixact(record, op, &mut effects),
-        rm::RELMAP => catalog::relmap(record, &mut effects),
-        rm::STANDBY => xlog::standby(record, op, &mut effects),
-        rm::HEAP2 => heap::heap2(record, op, &mut effects),
-        rm::HEAP => heap::heap(record, op, &mut effects),
-        rm::COMMIT_TS => slrus::commit_ts(record, op, &mut effects),
-        rm::REPLORIGIN => catalog::replorigin(record, op, &mut effects),
-        // Indexes, sequences and generic records change the blocks they reference, and messages
-        // nothing.
-        _ => Some(()),
-    };
-    match read {
-        Some(()) => Ok(effects),
-        None => Err(malformed(record, "its data ends too early or contradicts itself")),
-    }
+    effects.read(record)?;
+    Ok(effects)
 }
 
 /// The record's type with the manager's flag bits taken off, if PostgreSQL 15 has it.

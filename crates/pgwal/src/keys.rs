@@ -214,6 +214,10 @@ impl Key {
         let (tablespace, database, relation, block) = (word(1), word(5), word(9), word(14));
         let rel = Rel { tablespace, database, relation };
         let fork = Fork::from_number(key.0[13])?;
+        if key.0[0] == Kind::Block as u8 {
+            // Nearly all keys; every byte but the last two is in it.
+            return (key.0[18..] == [0, 0]).then_some(Key::Block(rel, fork, block));
+        }
         let decoded = match key.0[0] {
             k if k == Kind::State as u8 => Key::State,
             k if k == Kind::File as u8 => Key::File(relation),
@@ -228,7 +232,6 @@ impl Key {
             }
             k if k == Kind::RelSize as u8 => Key::RelSize(rel, fork),
             k if k == Kind::Extent as u8 => Key::Extent(rel, fork, block),
-            k if k == Kind::Block as u8 => Key::Block(rel, fork, block),
             _ => return None,
         };
         (decoded.encode() == *key).then_some(decoded)
@@ -327,5 +330,10 @@ mod tests {
         let mut odd = Key::State.encode();
         odd.0[19] = 1;
         assert_eq!(Key::decode(&odd), None);
+        for (at, byte) in [(13, 4), (18, 1), (19, 1)] {
+            let mut odd = Key::Block(Rel::default(), Fork::Main, 7).encode();
+            odd.0[at] = byte;
+            assert_eq!(Key::decode(&odd), None, "byte {at}");
+        }
     }
 }

@@ -82,6 +82,7 @@ impl<B: Source> Record<B> {
     ///
     /// # Errors
     /// [`WalError::Record`] when the headers contradict each other or the length.
+    #[inline]
     pub fn parse(span: Span, bytes: B) -> Result<Record<B>, WalError> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Parser { header: Cursor::new(&bytes) }.run(span, &bytes).map_err(|what| WalError::Record {
@@ -165,6 +166,7 @@ struct Parser<'a, B> {
 type Lengths = (usize, usize);
 
 impl<B: Source> Parser<'_, B> {
+    #[inline(always)]
     fn run(mut self, span: Span, bytes: &B) -> Result<Record<B>, Wrong> {
         let total = self.header.u32().ok_or(SHORT)?;
         let xid = self.header.u32().ok_or(SHORT)?;
@@ -192,6 +194,7 @@ impl<B: Source> Parser<'_, B> {
     }
 
     /// Reads the fragment headers, then hands out what follows them in the same order.
+    #[inline(always)] // So that the record is made where the caller wants it: moving it costs more.
     fn fragments(&mut self, record: &mut Record<B>) -> Result<(), Wrong> {
         let mut lengths: SmallVec<[Lengths; 4]> = SmallVec::new();
         let (mut payload, mut main_length) = (0usize, 0usize);
@@ -247,6 +250,7 @@ impl<B: Source> Parser<'_, B> {
     }
 }
 
+#[inline(always)] // As `Parser::fragments`.
 fn block_header<B: Source>(
     header: &mut Cursor<'_, B>,
     id: u8,

@@ -249,3 +249,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_type_is_identified_exactly_when_its_manager_lists_it() {
+    let kinds: Vec<(u8, u8)> = op::kinds().collect();
+    for (rmid, kind) in &kinds {
+        assert_eq!(op::identify(*rmid, kind | 0x0f), Some(*kind), "{rmid} {kind:#04x}");
+    }
+    for rmid in 0..=u8::MAX {
+        for info in 0..=u8::MAX {
+            match op::identify(rmid, info) {
+                Some(kind) => assert!(kinds.contains(&(rmid, kind)) && info & kind == kind),
+                None => assert!(!kinds.contains(&(rmid, info & 0xf0)), "{rmid} {info:#04x}"),
+            }
+        }
+    }
+}

@@ -59,7 +59,9 @@ pub(crate) fn effects_of(record: &Record<'_>) -> Res<Effects> {
 }
 
 fn xact(record: &Record<'_>) -> Res<Xact> {
-    match effects_of(record)?.xact {
+    let mut effects = Effects::default();
+    effects.read(record).map_err(|error| Fault(error.to_string()))?;
+    match effects.xact {
         Some(xact) if xact.kind.is_end() => Ok(*xact),
         _ => fault!("the record ends no transaction"),
     }

@@ -296,7 +296,24 @@ pub fn kind_name(rmid: u8, kind: u8) -> &'static str {
 /// manager is not built in or has no such type.
 #[must_use]
 pub fn identify(rmid: u8, info: u8) -> Option<u8> {
-    let (flags, all, _) = KINDS.get(usize::from(rmid))?;
+    let (flags, known) = KNOWN.get(usize::from(rmid))?;
     let kind = info & 0xf0 & !flags;
-    all.contains(&kind).then_some(kind)
+    (known >> (kind >> 4) & 1 != 0).then_some(kind)
 }
+
+/// Of each manager, its flag bits and its types: bit n for type n << 4. Every record is looked up here.
+const KNOWN: [(u8, u16); KINDS.len()] = {
+    let mut known = [(0, 0); KINDS.len()];
+    let mut rmid = 0;
+    while rmid < KINDS.len() {
+        let (flags, all, _) = KINDS[rmid];
+        known[rmid].0 = flags;
+        let mut index = 0;
+        while index < all.len() {
+            known[rmid].1 |= 1 << (all[index] >> 4);
+            index += 1;
+        }
+        rmid += 1;
+    }
+    known
+};
