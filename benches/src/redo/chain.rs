@@ -11,7 +11,8 @@ use redo::Postgres;
 use serde_json::{Value, json};
 use types::{Engine, Span};
 
-use super::volume::{Volume, each_record, start_of};
+use super::log::{each_record, start_of};
+use super::volume::Volume;
 
 /// Records on the page since its image.
 const LENGTH: usize = 32;

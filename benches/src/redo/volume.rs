@@ -1,59 +1,43 @@
-//! Pages in memory, and a log replayed over them as driver and storage nodes do it between them: decode,
-//! find out what each record changes, apply it page by page.
+//! Pages in memory, and a log replayed over them as a storage node meets it: record by record into chains
+//! by page, then page by page.
+//!
+//! A window of the log is read, decoded and kept; each record goes to the chain of every page that it
+//! changes. Then each page takes its chain at once, with the storage nodes' engine and from the record's
+//! bytes, as they do. Records of different pages need no order between them. A window of nothing is the
+//! log's own order.
 
-use std::collections::HashMap;
 use std::fs;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use pgwal::keys::{Fork, Key, Rel, Slru};
-use pgwal::{ControlFile, Decoder, Waiting, effects};
+use pgwal::ControlFile;
+use pgwal::effects::Effects;
+use pgwal::keys::{Fork, Key, Slru};
 use redo::mask::{first_difference, manager_of};
 use redo::{Postgres, Record, State};
-use types::{Lsn, Timeline};
+use rustc_hash::FxHashMap;
+use types::{Engine, Lsn, PageKey, Span};
 
-pub const PAGE: usize = 8192;
-const SEGMENT: u64 = 16 << 20;
-/// Blocks in a relation's file.
-const FILE_BLOCKS: u32 = 131_072;
-const SLRU_FILE_PAGES: u32 = 32;
-/// Bytes of the log read at a time.
-const READ: usize = 256 << 10;
+use super::files::{relation_pages, slru_pages};
+use super::log::each_record;
 
-/// Multiplies and rotates: keys are a few small numbers, and a table of pages is not what is measured.
-#[derive(Default)]
-struct KeyHasher(u64);
+/// Bytes of the span in front of each record in the window.
+const SPAN: usize = 16;
 
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(u64::from(number));
-    }
-
-    fn write_isize(&mut self, number: isize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x517c_c1b7_2722_0a95);
-    }
-}
-
-type Pages = HashMap<Key, Vec<u8>, BuildHasherDefault<KeyHasher>>;
+/// Records looked up before the first of them is applied, so that memory is waited for once.
+const AHEAD: usize = 64;
 
 /// A volume in memory.
 pub struct Volume {
-    pages: Pages,
+    pages: Vec<(PageKey, Vec<u8>)>,
+    /// Of each page, where in the window the records are that change it.
+    chains: Vec<Vec<u32>>,
+    numbers: FxHashMap<PageKey, u32>,
     start: Lsn,
+    /// Spans and bytes of the records in the chains.
+    window: Vec<u8>,
+    /// Pages with a chain.
+    changed: Vec<u32>,
     /// Applications of a record to a page so far.
     pub applied: u64,
 }
@@ -66,62 +50,127 @@ impl Volume {
     pub fn load(data: &Path) -> Result<Volume> {
         let control = fs::read(data.join("global/pg_control"))?;
         let control = ControlFile::decode(&control).context("pg_control")?;
-        let state = State::of_control_file(&control);
         let mut pages = relation_pages(data)?;
-        for (key, page) in slru_pages(data)? {
-            pages.insert(key, page);
+        pages.extend(slru_pages(data)?);
+        pages.push((Key::State, State::of_control_file(&control).encode()));
+        let mut volume = Volume {
+            pages: Vec::new(),
+            chains: Vec::new(),
+            numbers: FxHashMap::default(),
+            start: control.checkpoint,
+            window: Vec::new(),
+            changed: Vec::new(),
+            applied: 0,
+        };
+        for (key, content) in pages {
+            let number = volume.number(key.encode());
+            volume.pages[number as usize].1 = content;
         }
-        pages.insert(Key::State, state.encode());
-        Ok(Volume { pages, start: control.checkpoint, applied: 0 })
+        Ok(volume)
     }
 
     /// The page under this key.
     pub fn page(&self, key: &Key) -> Option<&[u8]> {
-        self.pages.get(key).map(Vec::as_slice)
+        let number = self.numbers.get(&key.encode())?;
+        Some(&self.pages[*number as usize].1)
     }
 
-    /// Replays the log in these segment files; the number of records after the base's checkpoint.
+    /// Replays the log in these segment files, this many bytes at a time; the number of records after
+    /// the base's checkpoint.
     ///
     /// # Errors
     /// When a record is unknown or does not fit its page.
-    pub fn replay(&mut self, segments: &[PathBuf]) -> Result<u64> {
+    pub fn replay(&mut self, segments: &[PathBuf], window_bytes: usize) -> Result<u64> {
         let mut records = 0;
+        self.window.reserve(window_bytes);
         each_record(self.start, segments, |record| {
             records += 1;
-            self.record(record)
+            if self.window.len() + SPAN + record.bytes.len() > window_bytes {
+                self.apply()?;
+            }
+            self.index(record)
         })?;
+        self.apply()?;
         Ok(records)
     }
 
-    fn record(&mut self, record: &Record<'_>) -> Result<()> {
+    /// Keeps the record in the chains of the pages that it changes.
+    fn index(&mut self, record: &Record<'_>) -> Result<()> {
+        let at = u32::try_from(self.window.len()).context("the window is too large")?;
+        self.window.extend_from_slice(&record.span.start.0.to_le_bytes());
+        self.window.extend_from_slice(&record.span.end.0.to_le_bytes());
+        self.window.extend_from_slice(record.bytes);
         for block in &record.blocks {
-            self.apply(Key::Block(block.rel, block.fork, block.block), record)?;
+            self.push(Key::Block(block.rel, block.fork, block.block), at);
         }
-        let effects = effects(record)?;
+        let mut effects = Effects::default();
+        effects.read(record)?;
         if effects.is_plain() {
             return Ok(());
         }
         for (rel, fork, block) in effects.implicit_blocks() {
             let key = Key::Block(rel, fork, block);
-            if self.pages.contains_key(&key) {
-                self.apply(key, record)?;
+            if self.numbers.contains_key(&key.encode()) {
+                self.push(key, at);
             }
         }
         for (area, page) in &effects.slru {
-            self.apply(Key::Slru(*area, *page), record)?;
+            self.push(Key::Slru(*area, *page), at);
         }
         if effects.state {
-            self.apply(Key::State, record)?;
+            self.push(Key::State, at);
         }
         // pgbench neither drops nor truncates once it is initialised.
         ensure!(effects.catalog.is_empty(), "{}: the catalog changes", record.span);
         Ok(())
     }
 
-    fn apply(&mut self, key: Key, record: &Record<'_>) -> Result<()> {
-        self.applied += 1;
-        let page = self.pages.entry(key).or_default();
-        Ok(Postgres.apply_record(key, page, record)?)
+    fn number(&mut self, key: PageKey) -> u32 {
+        if let Some(number) = self.numbers.get(&key) {
+            return *number;
+        }
+        let number = self.pages.len() as u32;
+        self.numbers.insert(key, number);
+        self.pages.push((key, Vec::new()));
+        self.chains.push(Vec::new());
+        number
+    }
+
+    fn push(&mut self, key: Key, at: u32) {
+        let number = self.number(key.encode());
+        let chain = &mut self.chains[number as usize];
+        if chain.is_empty() {
+            self.changed.push(number);
+        }
+        chain.push(at);
+    }
+
+    /// Gives every page its chain, and begins a new window.
+    fn apply(&mut self) -> Result<()> {
+        // Pages with neighbouring numbers were loaded one after the other.
+        self.changed.sort_unstable();
+        let chains =
+            self.changed.iter().map(|number| (*number as usize, &self.chains[*number as usize]));
+        let mut steps =
+            chains.flat_map(|(number, chain)| chain.iter().map(move |at| (number, *at)));
+        let mut parts = Vec::with_capacity(AHEAD);
+        loop {
+            let ahead = steps.by_ref().take(AHEAD);
+            parts.extend(ahead.map(|(number, at)| (number, part(&self.window[at as usize..]))));
+            if parts.is_empty() {
+                break;
+            }
+            self.applied += parts.len() as u64;
+            for (number, (span, body)) in parts.drain(..) {
+                let (key, content) = &mut self.pages[number];
+                Postgres.apply(key, content, span, body)?;
+            }
+        }
+        for number in self.changed.drain(..) {
+            self.chains[number as usize].clear();
+        }
+        self.window.clear();
+        Ok(())
     }
 
     /// Compares every page with the files of a cluster that recovered the same log; how many.
@@ -129,19 +178,20 @@ impl Volume {
     /// # Errors
     /// At the first page that differs.
     pub fn compare(&self, data: &Path) -> Result<u64> {
-        let theirs = relation_pages(data)?;
         let mut compared = 0;
-        for (key, page) in &self.pages {
-            let (Key::Block(_, Fork::Main, block), Some(theirs)) = (key, theirs.get(key)) else {
+        for (key, theirs) in relation_pages(data)? {
+            let Key::Block(_, Fork::Main, block) = key else { continue };
+            let Some(ours) = self.page(&key) else {
+                // The file was extended, and the crash lost whatever the page was for.
+                ensure!(theirs.iter().all(|byte| *byte == 0), "{key:?} is missing");
                 continue;
             };
-            let (Ok(ours), Ok(theirs)) = (page.as_slice().try_into(), theirs.as_slice().try_into())
-            else {
-                bail!("{key:?} has {} bytes", page.len());
+            let (Ok(ours), Ok(theirs)) = (ours.try_into(), theirs.as_slice().try_into()) else {
+                bail!("{key:?} has {} bytes", ours.len());
             };
             // Pages with no mark of a manager (relation maps have no pages) do not occur here.
             let Some(rmid) = manager_of(ours) else { continue };
-            if let Some(at) = first_difference(rmid, ours, theirs, *block)? {
+            if let Some(at) = first_difference(rmid, ours, theirs, block)? {
                 bail!("{key:?} differs from what stock recovered, first at byte {at}");
             }
             compared += 1;
@@ -156,96 +206,13 @@ impl Volume {
     }
 }
 
-/// Calls `work` with every record after the one at `start`, until the log ends.
-pub fn each_record(
-    start: Lsn,
-    segments: &[PathBuf],
-    mut work: impl FnMut(&Record<'_>) -> Result<()>,
-) -> Result<()> {
-    let mut decoder = Decoder::new(start, None, SEGMENT as u32, None, Some(Timeline(1)));
-    let (mut at, mut piece) = (start, vec![0; READ]);
-    for file in segments {
-        let number = at.0 / SEGMENT;
-        let name = pgwal::layout::segment_name(Timeline(1), number, SEGMENT as u32);
-        if file.file_name().is_none_or(|found| *found != *name) {
-            continue;
-        }
-        let mut file = fs::File::open(file)?;
-        file.seek(SeekFrom::Start(at.0 % SEGMENT))?;
-        loop {
-            let count = file.read(&mut piece)?;
-            if count == 0 {
-                break;
-            }
-            decoder.feed(at, &piece[..count])?;
-            at = at.plus(count as u64);
-            loop {
-                // An error is the remains of an older use of the file: the log ends there.
-                let Ok(next) = decoder.next_borrowed() else { return Ok(()) };
-                let Some(record) = next else { break };
-                if record.span.start > start {
-                    work(&record)?;
-                }
-            }
-            if decoder.waiting() == Waiting::Zeros {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Start of the log that belongs to a base copy.
-pub fn start_of(data: &Path) -> Result<Lsn> {
-    let control = fs::read(data.join("global/pg_control"))?;
-    Ok(ControlFile::decode(&control).context("pg_control")?.checkpoint)
-}
-
-fn relation_pages(data: &Path) -> Result<Pages> {
-    let mut pages = Pages::default();
-    let mut directories = vec![(data.join("global"), 1664, 0)];
-    for entry in fs::read_dir(data.join("base"))? {
-        let entry = entry?;
-        if let Ok(database) = entry.file_name().to_string_lossy().parse() {
-            directories.push((entry.path(), 1663, database));
-        }
-    }
-    for (directory, tablespace, database) in directories {
-        for entry in fs::read_dir(directory)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some((relation, fork, file)) = parse_name(&name) else { continue };
-            let rel = Rel { tablespace, database, relation };
-            for (block, page) in (file * FILE_BLOCKS..).zip(fs::read(&path)?.chunks_exact(PAGE)) {
-                pages.insert(Key::Block(rel, fork, block), page.to_vec());
-            }
-        }
-    }
-    Ok(pages)
-}
-
-/// Relation, fork and file number of `16384`, `16384_vm`, `16384.1` and the like.
-fn parse_name(name: &str) -> Option<(u32, Fork, u32)> {
-    let (name, file) = match name.split_once('.') {
-        Some((name, file)) => (name, file.parse().ok()?),
-        None => (name, 0),
+/// Span and bytes of the record that the window has here.
+fn part(window: &[u8]) -> (Span, &[u8]) {
+    let position = |at: usize| {
+        let bytes = window[at..].first_chunk().expect("a span stands before each record");
+        Lsn(u64::from_le_bytes(*bytes))
     };
-    let (relation, suffix) = name.split_at(name.find('_').unwrap_or(name.len()));
-    let fork = (0..4).filter_map(Fork::from_number).find(|fork| fork.suffix() == suffix)?;
-    Some((relation.parse().ok()?, fork, file))
-}
-
-fn slru_pages(data: &Path) -> Result<Vec<(Key, Vec<u8>)>> {
-    let mut pages = Vec::new();
-    for area in Slru::ALL {
-        for entry in fs::read_dir(data.join(area.directory()))? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Ok(file) = u32::from_str_radix(&name, 16) else { continue };
-            let bytes = fs::read(&path)?;
-            let numbered = (file * SLRU_FILE_PAGES..).zip(bytes.chunks_exact(PAGE));
-            pages.extend(numbered.map(|(number, page)| (Key::Slru(area, number), page.to_vec())));
-        }
-    }
-    Ok(pages)
+    let length = window[SPAN..].first_chunk().expect("a record begins with its length");
+    let length = u32::from_le_bytes(*length) as usize;
+    (Span { start: position(0), end: position(8) }, &window[SPAN..SPAN + length])
 }
