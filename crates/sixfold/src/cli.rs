@@ -35,9 +35,22 @@ pub(crate) enum Command {
     /// Run the control plane.
     Control(ControlArgs),
     /// Show volume, processes, groups and instances.
-    Status(StatusArgs),
+    #[command(after_help = "Examples:
+  sixfold status                          the development cluster in ./sixfold-dev
+  sixfold status --json | jq .volume
+  sixfold status --control 10.0.0.1:7300  a real deployment")]
+    Status(VolumeArgs),
     /// Compare what storage gives with the writer's own files, page by page.
-    VerifyVolume(VerifyVolumeArgs),
+    #[command(after_help = "Examples:
+  sixfold verify-volume                          the development cluster in ./sixfold-dev
+  sixfold verify-volume --json | jq .counts
+  sixfold verify-volume --control 10.0.0.1:7300  a real deployment, on its writer's host
+
+Makes PostgreSQL write checkpoints, then reads the writer's files and asks the storage nodes for the
+same pages, sizes, maps, directories, settings and counters. What moves meanwhile is looked at again.
+
+Exit status: 0 the same, 1 different, 2 it could not be told.")]
+    VerifyVolume(VolumeArgs),
     /// Compare redo with PostgreSQL's own pages, as WAL written for the purpose holds them.
     VerifyRedo(VerifyRedoArgs),
     /// Run and disturb a whole cluster on this machine.
@@ -170,33 +183,9 @@ pub(crate) struct ControlArgs {
     pub supervised: Supervised,
 }
 
+/// Which volume of which cluster, and how to print what is said of it.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  sixfold status                          the development cluster in ./sixfold-dev
-  sixfold status --json | jq .volume
-  sixfold status --control 10.0.0.1:7300  a real deployment")]
-pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    pub place: PlaceArgs,
-    /// The volume to show.
-    #[arg(long, default_value = "main")]
-    pub volume: String,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  sixfold verify-volume                          the development cluster in ./sixfold-dev
-  sixfold verify-volume --json | jq .counts
-  sixfold verify-volume --control 10.0.0.1:7300  a real deployment, on its writer's host
-
-Makes PostgreSQL write a checkpoint, then reads the writer's files and asks the storage nodes for the
-same pages, sizes, maps and directories. What moves meanwhile is looked at again.
-
-Exit status: 0 the same, 1 different, 2 it could not be told.")]
-pub(crate) struct VerifyVolumeArgs {
+pub(crate) struct VolumeArgs {
     #[command(flatten)]
     pub place: PlaceArgs,
     /// The volume.
@@ -233,7 +222,7 @@ different, restored (replaced by the record's image, as in recovery), confirmed 
 right by the next comparison of the page), not known (before the record: never seen whole), other (newer
 than the record, or no image to compare with). The pages touched are kept in memory.
 
-Exit status: 0 all equal, 1 differences, 2 cannot run.")]
+Exit status: 0 all equal, 1 differences, 2 it cannot run, or not to the end of the WAL.")]
 pub(crate) struct VerifyRedoArgs {
     /// Segments as in pg_wal or a plain archive; of several timelines the newest is followed.
     #[arg(long, value_name = "DIR")]

@@ -12,11 +12,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-use crate::cli::{PlaceArgs, StatusArgs};
+use crate::cli::{PlaceArgs, VolumeArgs};
 use crate::dev::layout::Layout;
 
 /// Prints the status.
-pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &VolumeArgs) -> anyhow::Result<()> {
     let report = match deployment(&args.place)? {
         Some(address) => collect::deployment(&address, &args.volume)?,
         None => {

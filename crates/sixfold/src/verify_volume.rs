@@ -9,7 +9,7 @@ use compute::verify;
 use compute::verify::report::{Difference, Outcome, Pages, Report};
 use registry::Client;
 
-use crate::cli::VerifyVolumeArgs;
+use crate::cli::VolumeArgs;
 use crate::dev::layout::Layout;
 use crate::say::say;
 use crate::status::{deployment, put_out};
@@ -18,7 +18,7 @@ use crate::status::{deployment, put_out};
 const LISTED_MAX: usize = 50;
 
 /// Compares, and prints what came out.
-pub(crate) fn run(args: &VerifyVolumeArgs) -> ExitCode {
+pub(crate) fn run(args: &VolumeArgs) -> ExitCode {
     match compare(args) {
         Ok(Outcome::Same) => ExitCode::SUCCESS,
         Ok(Outcome::Different) => ExitCode::from(1),
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &VerifyVolumeArgs) -> ExitCode {
     }
 }
 
-fn compare(args: &VerifyVolumeArgs) -> anyhow::Result<Outcome> {
+fn compare(args: &VolumeArgs) -> anyhow::Result<Outcome> {
     let control = match deployment(&args.place)? {
         Some(address) => address,
         None => Layout::new(&args.place.dir.dir)?.require()?.control().to_owned(),
@@ -79,10 +79,11 @@ fn text(report: &Report) -> String {
         (
             "not compared",
             format!(
-                "{}, unlogged content of {}, {}",
+                "{}, unlogged content of {}, {}, databases being copied: {}",
                 plural(counts.fsm_forks_not_compared, "free space map"),
                 plural(counts.unlogged_relations, "relation"),
                 plural(counts.temporary_files, "temporary file"),
+                counts.copies_under_way,
             ),
         ),
     ];

@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pgwal::ControlFile;
 use pgwal::keys::{Fork, Key, Rel, Slru};
+use redo::State;
 use seam::name::{DEFAULT_TABLESPACE, FileKind, GLOBAL_TABLESPACE, classify};
 use seam::{BLOCK_BYTES, BLOCKS_PER_SEGMENT, Instance, Map, SegmentName};
 
 use crate::cache::fork_of;
 use crate::cache::local::BLOCK;
+use crate::catalog::file;
 use crate::verify::judge::Page;
 
 /// Pages of an SLRU segment file.
@@ -32,7 +35,7 @@ pub struct Listing {
     /// Files of temporary relations.
     pub temporary_files: u64,
     /// Small things, as the catalog would have them: databases, tablespaces, relation maps, prepared
-    /// transactions, SLRU pages that are not all zeros.
+    /// transactions, settings, SLRU pages that are not all zeros.
     pub entries: BTreeMap<Key, Vec<u8>>,
     /// Databases' directories in tablespaces, which PostgreSQL makes when it needs them and does not
     /// log: storage need not know them.
@@ -106,7 +109,27 @@ impl Files {
         for slru in Slru::ALL {
             self.slru(&mut found, slru)?;
         }
+        self.take(&mut found, Key::File(file::AUTO_CONF), "postgresql.auto.conf")?;
         Ok(found)
+    }
+
+    /// The server's counters and parameters as of its last checkpoint.
+    ///
+    /// # Errors
+    /// When `pg_control` cannot be read, or is damaged however often it is looked at.
+    pub fn counters(&self) -> anyhow::Result<State> {
+        let path = self.pgdata.join("global/pg_control");
+        let cannot = || format!("cannot read {}", path.display());
+        let mut looks = 0;
+        loop {
+            match ControlFile::decode(&fs::read(&path).with_context(cannot)?) {
+                Ok(file) => return Ok(State::of_control_file(&file)),
+                // It is being written.
+                Err(_) if looks < LOOKS => std::thread::sleep(LOOK_AGAIN),
+                Err(error) => return Err(error).with_context(cannot),
+            }
+            looks += 1;
+        }
     }
 
     /// Names in a directory; none when there is none.
@@ -151,10 +174,14 @@ impl Files {
                     self.take(found, Key::RelMap { tablespace, database }, &path)?;
                 }
                 (_, FileKind::Relation(segment)) => {
-                    let Ok(metadata) = fs::metadata(self.pgdata.join(&path)) else { continue };
+                    let metadata = match fs::metadata(self.pgdata.join(&path)) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                        metadata => metadata.with_context(|| format!("cannot look at {path}"))?,
+                    };
                     let blocks = u32::try_from(metadata.len() / BLOCK_BYTES).unwrap_or(u32::MAX);
                     let (rel, fork) = fork_of(&segment);
-                    *found.forks.entry((rel, fork)).or_default() += blocks;
+                    let length = found.forks.entry((rel, fork)).or_default();
+                    *length = length.saturating_add(blocks);
                     if fork == Fork::Init {
                         found.unlogged.insert(rel);
                     }
@@ -171,11 +198,16 @@ impl Files {
 
     fn slru(&self, found: &mut Listing, slru: Slru) -> anyhow::Result<()> {
         for name in self.names(slru.directory())? {
-            let Ok(segment) = u32::from_str_radix(&name, 16) else { continue };
+            // As PostgreSQL names them: four to six digits.
+            let segment = u32::from_str_radix(&name, 16).ok().filter(|_| name.len() <= 6);
+            let Some(segment) = segment else { continue };
             let path = self.pgdata.join(slru.directory()).join(&name);
-            let content =
-                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            for (index, page) in (0..).zip(content.chunks_exact(BLOCK)) {
+            let content = match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // cut off
+                content => content.with_context(|| format!("cannot read {}", path.display()))?,
+            };
+            // A page that ends early stays as short as it is, and differs.
+            for (index, page) in (0..).zip(content.chunks(BLOCK)) {
                 if page.iter().any(|byte| *byte != 0) {
                     let key = Key::Slru(slru, segment * SLRU_SEGMENT_PAGES + index);
                     found.entries.insert(key, page.to_vec());
@@ -275,7 +307,9 @@ mod tests {
             ("base/5/16390", vec![0; BLOCK]),
             ("base/5/16390_init", vec![0; BLOCK]),
             ("base/5/t3_16399", vec![0; BLOCK]),
-            ("pg_xact/0001", [vec![0; BLOCK], vec![3; BLOCK]].concat()),
+            ("pg_xact/0001", [vec![0; BLOCK], vec![3; BLOCK], vec![4; 9]].concat()),
+            ("pg_xact/FEDCBA98", vec![5; BLOCK]),
+            ("postgresql.auto.conf", b"work_mem = '1MB'\n".to_vec()),
         ] {
             fs::write(pgdata.join(name), content).expect("written");
         }
@@ -297,6 +331,8 @@ mod tests {
         assert_eq!(entry(Key::Tablespace(16400)), Some(0));
         assert_eq!(entry(Key::Slru(Slru::Xact, 32)), None, "zeros");
         assert_eq!(entry(Key::Slru(Slru::Xact, 33)), Some(BLOCK));
+        assert_eq!(entry(Key::Slru(Slru::Xact, 34)), Some(9), "a page that ends early");
+        assert_eq!(entry(Key::File(file::AUTO_CONF)), Some(17));
         assert_eq!(found.on_demand.len(), 1);
     }
 

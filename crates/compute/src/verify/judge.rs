@@ -4,10 +4,11 @@
 
 use pgwal::keys::Fork;
 use pgwal::layout::op::rm;
-use redo::mask::{manager_of, mask_page};
+use redo::diff::differences;
+use redo::mask::manager_of;
 
 use crate::cache::local::BLOCK;
-use crate::cache::page::{HEADER, difference, is_sequence, lsn_of};
+use crate::cache::page::{HEADER, is_sequence, lsn_of};
 
 /// A page's bytes.
 pub type Page = [u8; BLOCK];
@@ -22,8 +23,10 @@ const ALL_VISIBLE: u8 = 4;
 const GIST_BUILD_LSN: u64 = 1;
 /// Heap blocks that a byte of a visibility map speaks for, and its bytes in a page.
 const BLOCKS_PER_BYTE: usize = 4;
-/// Differing runs of bytes that are told.
-const RUNS_MAX: usize = 4;
+/// Of a page's header, what comes behind LSN and checksum.
+const LAYOUT: std::ops::Range<usize> = 10..HEADER;
+/// Differences that are told of one page.
+const TOLD_MAX: usize = 4;
 
 /// What a comparison found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,18 +86,37 @@ fn main(fork: Fork, block: u32, local: &Page, stored: &Page) -> Verdict {
             Err(how) => return Verdict::Different(how),
         }
     }
-    let manager = manager_of(&local).unwrap_or(rm::GENERIC);
+    let mut told = lsns(&local, stored);
     let marked = |page: &Page| page[10] & ALL_VISIBLE != 0;
-    match difference(&local, stored, block) {
-        Err(corrupt) => Verdict::Different(format!("a page is corrupt: {corrupt}")),
-        Ok(Some(how)) => {
-            Verdict::Different(format!("{how}{}", runs(manager, block, &local, stored)))
-        }
-        Ok(None) if marked(stored) && !marked(&local) => {
-            Verdict::Different("only storage's page is marked all-visible".to_owned())
-        }
-        Ok(None) => Verdict::Same,
+    match (marked(&local), marked(stored)) {
+        (true, false) => told.push("only the local page is marked all-visible".to_owned()),
+        (false, true) => told.push("only storage's page is marked all-visible".to_owned()),
+        _ => {}
     }
+    match differences(manager_of(&local).unwrap_or(rm::GENERIC), &local, stored, block) {
+        Err(fault) => told.push(format!("a page is corrupt: {fault}")),
+        Ok(found) => {
+            told.extend(found.iter().take(TOLD_MAX).map(|one| {
+                format!("{}: {} locally, {} in storage", one.place, one.ours, one.theirs)
+            }));
+            if let Some(more @ 1..) = found.len().checked_sub(TOLD_MAX) {
+                told.push(format!("and {more} more"));
+            }
+        }
+    }
+    verdict(told)
+}
+
+/// Different when there is something to tell.
+fn verdict(told: Vec<String>) -> Verdict {
+    if told.is_empty() { Verdict::Same } else { Verdict::Different(told.join("; ")) }
+}
+
+/// The LSNs, if they differ.
+fn lsns(local: &Page, stored: &Page) -> Vec<String> {
+    let (ours, theirs) = (lsn_of(local), lsn_of(stored));
+    let told = (ours != theirs).then(|| format!("LSN {ours} locally, {theirs} in storage"));
+    told.into_iter().collect()
 }
 
 /// Whether the page was written first and logged then, so that the file's copy has no LSN of the log:
@@ -110,13 +132,17 @@ fn written_before_it_was_logged(fork: Fork, page: &Page) -> bool {
 
 /// A page of a visibility map: no masks fit it, every bit counts.
 fn visibility(database: u32, block: u32, local: &Page, stored: &Page) -> Verdict {
+    if is_blank(local) && is_blank(stored) {
+        return Verdict::Same;
+    }
+    let (ours, theirs) = (&local[LAYOUT], &stored[LAYOUT]);
+    if ours != theirs {
+        let how = format!("page header {ours:02x?} locally, {theirs:02x?} in storage");
+        return Verdict::Different(how);
+    }
     let pairs = || local[HEADER..].iter().zip(&stored[HEADER..]);
     let Some(first) = pairs().position(|(ours, theirs)| ours != theirs) else {
-        let lsns = (lsn_of(local), lsn_of(stored));
-        return match lsns.0 == lsns.1 {
-            true => Verdict::Same,
-            false => Verdict::Different(format!("LSN {} locally, {} in storage", lsns.0, lsns.1)),
-        };
+        return verdict(lsns(local, stored));
     };
     // CREATE DATABASE logs copied pages without what lies between a header's `lower` and `upper`,
     // which in a map is everything. A bit that is not set is always safe.
@@ -178,58 +204,6 @@ fn item_at(page: &Page, number: usize) -> Option<std::ops::Range<usize>> {
     (length > 0 && start + length <= BLOCK).then_some(start..start + length)
 }
 
-/// The runs of bytes that differ under the masks, and what lies there.
-fn runs(manager: u8, block: u32, local: &Page, stored: &Page) -> String {
-    let (mut ours, mut theirs) = (Box::new(*local), Box::new(*stored));
-    if mask_page(manager, &mut ours, block).and(mask_page(manager, &mut theirs, block)).is_err() {
-        return String::new();
-    }
-    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-    for at in (0..BLOCK).filter(|at| ours[*at] != theirs[*at]) {
-        match runs.last_mut() {
-            // Gaps of a few equal bytes belong to the same field.
-            Some(last) if at < last.end + 4 => last.end = at + 1,
-            _ => runs.push(at..at + 1),
-        }
-    }
-    let more = runs.len().saturating_sub(RUNS_MAX);
-    let told: Vec<String> = runs
-        .iter()
-        .take(RUNS_MAX)
-        .map(|run| format!("{}..{} ({})", run.start, run.end, place(local, run.start)))
-        .collect();
-    match (told.is_empty(), more) {
-        (true, _) => String::new(),
-        (_, 0) => format!("; bytes {}", told.join(", ")),
-        _ => format!("; bytes {} and {more} more runs", told.join(", ")),
-    }
-}
-
-/// What a byte of a page belongs to.
-fn place(page: &Page, at: usize) -> String {
-    let lower = word(page, 12).map_or(0, usize::from);
-    let special = word(page, 16).map_or(BLOCK, usize::from);
-    match at {
-        0..8 => return "pd_lsn".to_owned(),
-        8..10 => return "pd_checksum".to_owned(),
-        10..12 => return "pd_flags".to_owned(),
-        12..14 => return "pd_lower".to_owned(),
-        14..16 => return "pd_upper".to_owned(),
-        16..20 => return "pd_special".to_owned(),
-        20..HEADER => return "pd_prune_xid".to_owned(),
-        _ if at < lower => return format!("line pointer {}", (at - HEADER) / 4 + 1),
-        _ if at >= special => return format!("special + {}", at - special),
-        _ => {}
-    }
-    let items = 1..=lower.saturating_sub(HEADER) / 4;
-    let mut items = items.filter_map(|number| Some((number, item_at(page, number)?)));
-    let hit = items.find(|(_, bytes)| bytes.contains(&at));
-    hit.map_or_else(
-        || "no item".to_owned(),
-        |(n, bytes)| format!("item {n} + {}", at - bytes.start),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,7 +246,7 @@ mod tests {
         let (local, mut stored) = (heap(), heap());
         stored[8152 + 30] = 1;
         let how = told(block(5, Fork::Main, 3, &local, Some(&stored)));
-        assert!(how.contains("8182..8183 (item 1 + 30)"), "{how}");
+        assert_eq!(how, "tuple at item 1: data offset 6..7: 00 locally, 01 in storage");
         let mut hinted = heap();
         hinted[8152 + 21] |= 1; // HEAP_XMIN_COMMITTED
         assert_eq!(block(5, Fork::Main, 3, &hinted, Some(&local)), Verdict::Same);
@@ -345,5 +319,8 @@ mod tests {
         stored[HEADER + 2] = 0b11;
         stored[4] = 8;
         told(block(5, Fork::Vm, 0, &local, Some(&stored)));
+        // PostgreSQL reads no map whose header is none.
+        (stored[4], stored[16]) = (9, 1);
+        assert!(told(block(5, Fork::Vm, 0, &local, Some(&stored))).contains("header"));
     }
 }

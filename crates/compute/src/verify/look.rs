@@ -11,6 +11,7 @@ use types::Lsn;
 use crate::cache::local::BLOCK;
 use crate::cache::page::lsn_of;
 use crate::catalog::Catalog;
+use crate::settings::accepted_auto_conf;
 use crate::verify::held::{Files, Held, Listing};
 use crate::verify::judge::{self, Page, Verdict};
 use crate::verify::report::{Counts, Pages};
@@ -142,6 +143,11 @@ impl Look<'_> {
                 Key::Tablespace(_) => self.counts.tablespaces += 1,
                 Key::RelMap { .. } => self.counts.relation_maps += 1,
                 Key::TwoPhase(_) => self.counts.prepared_transactions += 1,
+                // A mark of storage's own, which no file shows.
+                Key::Copying { .. } => {
+                    self.counts.copies_under_way += 1;
+                    continue;
+                }
                 Key::Slru(slru, _) => {
                     *self.counts.slru_pages.entry(slru.directory()).or_default() += 1;
                 }
@@ -185,7 +191,9 @@ impl Look<'_> {
             (Some(local), Some((_, stored))) => self.beyond(rel, fork, stored..local)?,
         };
         if let Some(how) = how.filter(|_| self.wants(&key)) {
-            let version = stored.map(|(version, _)| version);
+            // Of what lies beyond the end that storage knows it has no version (rule Q4).
+            let beyond = local.is_some_and(|local| stored.is_none_or(|(_, known)| local > known));
+            let version = stored.filter(|_| !beyond).map(|(version, _)| version);
             self.find(key, how, version, &local.unwrap_or(u32::MAX).to_le_bytes(), false);
         }
         let both = local.unwrap_or(0).min(stored.map_or(0, |(_, blocks)| blocks));
@@ -320,6 +328,11 @@ fn entry(key: Key, local: Option<&[u8]>, stored: Option<&[u8]>) -> Option<String
         let (local, stored) = (local.unwrap_or(&zeros), stored.unwrap_or(&zeros));
         return first_difference(local, stored);
     }
+    if let (Key::File(_), Some(local), Some(stored)) = (key, local, stored)
+        && accepted_auto_conf(&String::from_utf8_lossy(stored)).0.as_bytes() == local
+    {
+        return None; // an opening leaves out what it refuses
+    }
     match (local, stored) {
         (None, None) => None,
         (None, Some(_)) => Some("storage has it, it is not there locally".to_owned()),
@@ -366,5 +379,10 @@ mod tests {
         assert_eq!(entry(map, Some(&[1]), Some(&[1])), None);
         let database = Key::Database { tablespace: 1663, database: 5 };
         assert!(entry(database, Some(b""), Some(b"15\n")).is_some(), "no PG_VERSION");
+        let settings = Key::File(crate::catalog::file::AUTO_CONF);
+        let stored = b"work_mem = '1MB'\nfsync = 'off'\n";
+        assert_eq!(entry(settings, Some(b"work_mem = '1MB'\n"), Some(stored)), None);
+        assert_eq!(entry(settings, Some(stored), Some(stored)), None);
+        assert!(entry(settings, Some(b"work_mem = '2MB'\n"), Some(stored)).is_some());
     }
 }

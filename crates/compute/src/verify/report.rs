@@ -20,7 +20,8 @@ pub enum Outcome {
 /// One thing that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// `page`, `size`, `relation_map`, `database`, `tablespace`, `prepared_transaction`, `slru_page`.
+    /// `page`, `size`, `relation_map`, `database`, `tablespace`, `prepared_transaction`, `slru_page`,
+    /// `settings`, `counters`.
     pub kind: &'static str,
     /// Which, in words.
     pub what: String,
@@ -80,6 +81,8 @@ pub struct Counts {
     pub unlogged_relations: u64,
     /// Files of temporary relations.
     pub temporary_files: u64,
+    /// Databases' directories that are being copied.
+    pub copies_under_way: u64,
 }
 
 /// See the module's description.
@@ -151,9 +154,9 @@ impl Difference {
             }
             Key::Tablespace(oid) => ("tablespace", format!("tablespace {oid}")),
             Key::TwoPhase(xid) => ("prepared_transaction", format!("prepared transaction {xid}")),
-            Key::State | Key::File(_) | Key::Extent(..) | Key::Copying { .. } => {
-                ("entry", format!("{key:?}"))
-            }
+            Key::State => ("counters", "the server's counters".to_owned()),
+            Key::File(_) => ("settings", "postgresql.auto.conf".to_owned()),
+            Key::Extent(..) | Key::Copying { .. } => ("entry", format!("{key:?}")),
         };
         Difference { kind, what, relation, fork, block, how, version }
     }

@@ -13,13 +13,14 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use link::{Client as Link, Party};
 use pgwal::keys::{Fork, Key, Rel};
+use redo::State;
 use registry::VolumeInfo;
 use types::{
     ClusterId, Epoch, GroupId, Lsn, NodeId, PageKey, READ_QUORUM, SegmentId, WRITE_QUORUM,
 };
 use wire::{Message, PageAnswer, SegmentReport, Speaker};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, file};
 use crate::pages::{PageReader, ReadAt};
 
 /// A node that does not answer by then is not counted.
@@ -130,13 +131,35 @@ impl Storage {
         };
         self.reader.scan_catalog(&at, &mut |key, version, content| {
             catalog.load(key, &content)?;
-            if !matches!(key, Key::Extent(..) | Key::State | Key::File(_)) {
+            // Where blocks lie, the server's counters (see [`Storage::counters`]), and files that
+            // nothing changes after the import: no file of the writer's is compared with them.
+            let is_own = match key {
+                Key::Extent(..) | Key::State => true,
+                Key::File(number) => number != file::AUTO_CONF,
+                _ => false,
+            };
+            if !is_own {
                 entries.insert(key, (version, content));
             }
             Ok(())
         })?;
         catalog.loaded();
         Ok((catalog, entries))
+    }
+
+    /// The server's counters and parameters.
+    ///
+    /// # Errors
+    /// When no member gives them, or they are damaged.
+    pub fn counters(&mut self) -> anyhow::Result<State> {
+        match self.pages(GroupId(0), vec![Key::State.encode()])?.pop() {
+            Some(Stored::Page(_, bytes)) => State::decode(&bytes)
+                .map_err(|fault| anyhow::anyhow!("the server's counters in storage: {fault}")),
+            Some(Stored::Refused(why)) => {
+                bail!("storage does not give the server's counters: {why}")
+            }
+            Some(Stored::Absent) | None => bail!("storage has none of the server's counters"),
+        }
     }
 
     /// How to read from a group, beginning with another member each time.
