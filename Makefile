@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-ci build run test test-full test-suites test-large test-groups bench sim fmt lint tidy docs fuzz instructions ci clean
+.PHONY: help install install-ci build run test test-full test-large test-groups bench sim fmt lint tidy docs fuzz instructions ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
@@ -17,8 +17,7 @@ PG_BIN := $(or $(SIXFOLD_PG_BIN),/usr/lib/postgresql/15/bin)
 help:
 	@echo "make run            a whole cluster on this machine, in $(DIR) (DIR=... ARGS='--port 6000')"
 	@echo "make test           every test, end-to-end suites included"
-	@echo "make test-full      an hour or two: test-suites, test-large and test-groups"
-	@echo "make test-suites    PostgreSQL's own suites, on stock and here with forced eviction (ARGS='isolation')"
+	@echo "make test-full      PostgreSQL's own suites, on stock and here with forced eviction, and kills in their middle"
 	@echo "make test-large     databases of a gigabyte"
 	@echo "make test-groups    the end-to-end tests and the large databases over many protection groups"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
@@ -61,8 +60,9 @@ test: install
 	fi
 	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
 
-# Fetches the suites with the package manager: sources, and the server's headers to compile one library.
-test-suites: install build
+# PostgreSQL's own suites, fetched with the package manager: sources, and the server's headers to compile
+# one library.
+test-full: install build
 	@command -v bzip2 >/dev/null || { echo "bzip2 is missing: apt-get install bzip2" >&2; exit 1; }
 	$(CARGO) run --release --locked -p sixfold-tests --bin full -- $(ARGS)
 
@@ -76,8 +76,6 @@ test-groups: install build
 	$(CARGO) build --locked -p sixfold-sixfold -p sixfold-shim
 	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
 	$(MAKE) test-large
-
-test-full: test-suites test-large test-groups
 
 bench: install build
 	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)

@@ -1,4 +1,4 @@
-//! Databases of a gigabyte: minutes each, so `make test-large` runs them, and `make test-full`.
+//! Databases of a gigabyte: minutes each, so `make test-large` runs them.
 
 use anyhow::{Context, Result, ensure};
 use postgres::Client;

@@ -66,7 +66,7 @@ pub(crate) struct Index {
     pub(crate) horizon: Lsn,
     /// Newest first.
     pub(crate) files: Arc<Vec<Arc<PageFile>>>,
-    /// Versions above those in `frozen`.
+    /// Versions above those in `frozen`, and no others while there are any: a read meets it first.
     table: Table,
     frozen: Option<Frozen>,
     pub(crate) deletes: Vec<RangeDelete>,
@@ -228,8 +228,12 @@ impl Index {
         self.table.keys(range.clone()).chain(frozen).collect()
     }
 
-    /// Keeps an image built by a read, unless its version has gone meanwhile.
+    /// Keeps an image built by a read, unless its version has gone meanwhile, or is being flushed:
+    /// later parts may be frozen with it, and an image in `table` would hide them.
     pub(crate) fn keep_image(&mut self, key: &PageKey, version: Lsn, bytes: bytes::Bytes) {
+        if self.frozen.as_ref().is_some_and(|frozen| version <= frozen.upto) {
+            return;
+        }
         let newest = self.newest_first(key, version).next();
         let Some(newest) = newest.filter(|newest| newest.span.end == version) else { return };
         if matches!(newest.what, What::Image(_)) {
@@ -418,5 +422,89 @@ impl Index {
     pub(crate) fn holds(&self, epoch: Epoch, span: Span) -> bool {
         let found = self.links.binary_search_by_key(&span.end, |link| link.span.end);
         found.is_ok_and(|at| self.links[at].epoch == epoch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use types::{EngineError, EpochStart, GroupId, MembershipEpoch, SegmentId, Timeline, VolumeId};
+    use wire::{BatchHeader, Part, PartMeta};
+
+    use super::*;
+
+    /// A page is the list of what was applied to it.
+    struct List;
+
+    impl Engine for List {
+        fn apply(
+            &self,
+            _: &PageKey,
+            page: &mut Vec<u8>,
+            _: Span,
+            body: &[u8],
+        ) -> Result<(), EngineError> {
+            page.extend_from_slice(body);
+            Ok(())
+        }
+
+        fn replaces(&self, _: &PageKey, _: &[u8]) -> bool {
+            false
+        }
+
+        fn describe(&self, key: &PageKey) -> String {
+            key.to_string()
+        }
+    }
+
+    const KEY: PageKey = PageKey::MIN;
+
+    /// Part `number` of ten bytes of log, durable, which adds its number to the page.
+    fn add(index: &mut Index, number: u64) {
+        let span = Span { start: Lsn(number * 10), end: Lsn(number * 10 + 10) };
+        let meta = PartMeta { span, prev: Lsn::ZERO, shared: Default::default() };
+        let body = Bytes::from(vec![number as u8]);
+        let part = Part { meta, changes: vec![Change::Apply(KEY)], body };
+        let header = BatchHeader {
+            segment: SegmentId { volume: VolumeId(1), group: GroupId(0) },
+            epoch: Epoch(1),
+            membership: MembershipEpoch(1),
+            base: span.start,
+            last: span.end,
+            vdl: span,
+            low_water: Lsn::ZERO,
+            watermark: 0,
+        };
+        let location = Location { life: 1, offset: number * 100, length: 100 };
+        index.insert(&Batch { header, parts: vec![part] }, location);
+    }
+
+    fn page(index: &Index, read_point: u64) -> (Lsn, Bytes) {
+        let found = index.collect(&List, &KEY, Lsn(read_point));
+        found.build(&List, &KEY).expect("applies").expect("is there")
+    }
+
+    #[test]
+    fn an_image_kept_while_its_version_is_flushed_hides_no_later_part() {
+        let first = EpochStart { epoch: Epoch(1), begins: Lsn::ZERO, timeline: Timeline(1) };
+        let history = History::new(vec![first]).expect("ordered");
+        let state = SegmentState { history, full: true, ..SegmentState::default() };
+        let mut index = Index::new(state, Lsn::ZERO, Lsn::ZERO, Vec::new());
+        (0..4).for_each(|number| add(&mut index, number));
+        // A reader has built the page and comes back late: two parts more, and a flush under way.
+        let (version, image) = page(&index, 40);
+        (4..6).for_each(|number| add(&mut index, number));
+        assert_eq!(index.flushable().0, Lsn(60));
+        index.freeze(Lsn(60));
+        index.keep_image(&KEY, version, image);
+        add(&mut index, 6);
+        for read_point in [40, 50, 60, 70] {
+            let expected: Vec<u8> = (0..read_point as u8 / 10).collect();
+            assert_eq!(page(&index, read_point), (Lsn(read_point), Bytes::from(expected)));
+        }
+        // Of what came after the flush began, images are kept as ever.
+        let (version, image) = page(&index, 70);
+        index.keep_image(&KEY, version, image);
+        assert_eq!(index.collect(&List, &KEY, Lsn(70)).part_count(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! `make test-suites`: PostgreSQL's regression, isolation and contrib suites on a stock server and on a
+//! `make test-full`: PostgreSQL's regression, isolation and contrib suites on a stock server and on a
 //! cluster that evicts every block as soon as it may; then what is left behind is checked. Then the
 //! regression suite again, with the writer killed in its middle.
 
