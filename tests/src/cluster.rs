@@ -259,11 +259,25 @@ impl Cluster {
         Ok(report)
     }
 
+    /// A connection to the writer that is ready. One that was just taken over is listed as ready until
+    /// it is missed.
+    fn ready_writer(&self) -> Result<Client> {
+        let started = Instant::now();
+        loop {
+            let status =
+                self.wait_until("a writer is ready", |status| ready_port(status).is_some())?;
+            match connect_to(ready_port(&status).context("a writer's port")?) {
+                Ok(client) => return Ok(client),
+                Err(error) if started.elapsed() > PATIENCE => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
     /// Waits until no autovacuum is under way: one changes its table's visibility map all the time,
     /// which then can never be compared.
     fn wait_for_autovacuum(&self) -> Result<()> {
-        let status = self.wait_until("a writer is ready", |status| ready_port(status).is_some())?;
-        let mut writer = connect_to(ready_port(&status).context("a writer's port")?)?;
+        let mut writer = self.ready_writer()?;
         let started = Instant::now();
         loop {
             let row = writer.query_one(
