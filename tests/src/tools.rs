@@ -43,8 +43,9 @@ pub fn client_program(cluster: &Cluster, program: &str, arguments: &[&str]) -> R
         .with_context(|| format!("run {program}"))?;
     ensure!(
         output.status.success(),
-        "{program} {arguments:?} failed ({}): {}\n{}",
+        "{program} {arguments:?} failed ({}): {}\n{}\n{}",
         output.status,
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
         cluster.logs()
     );

@@ -73,7 +73,11 @@ pub fn check(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// With the corruption it names.
 pub fn amcheck(cluster: &Cluster) -> Result<()> {
-    let arguments = ["--all", "--install-missing", "--heapallindexed", "--parent-check"];
+    // The suite `vacuum` makes it of a function that the check's empty search_path does not find; a
+    // kill in its middle leaves it behind, and stock's pg_amcheck fails on it as well.
+    let uncheckable = "--exclude-index=*.vaccluster_wrap_do_analyze_idx";
+    let arguments =
+        ["--all", "--install-missing", "--heapallindexed", "--parent-check", uncheckable];
     client_program(cluster, "pg_amcheck", &arguments).map(drop)
 }
 
