@@ -2,8 +2,7 @@
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
 //! Reading order: [`cluster`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`small_disk`],
-//! [`stock`]; for the hard cases [`shared`],
-//! [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
+//! [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
 
 pub mod aged;
 pub mod cluster;

@@ -97,8 +97,8 @@ fn killed(source: &Source, suite: &Suite, work: &Path) -> Result<Killed> {
     if killed.is_err() {
         keep_log(&cluster, &dir.join("writer.log"))?;
     }
-    cluster.down()?;
-    killed
+    let down = cluster.down();
+    killed.and_then(|killed| down.map(|()| killed))
 }
 
 fn on_stock(source: &Source, group: &[Suite], work: &Path) -> Result<Vec<Outcome>> {

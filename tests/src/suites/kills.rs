@@ -26,7 +26,7 @@ pub struct Killed {
     pub after: Vec<usize>,
     /// Pages found in the cache after the kills and compared with storage's.
     pub compared: u64,
-    /// Blocks evicted before the kills, each compared with storage's.
+    /// Blocks evicted before the kills, each compared with storage's where both had the same LSN.
     pub evicted: u64,
 }
 
@@ -35,15 +35,15 @@ impl std::fmt::Display for Killed {
         let Killed { after, compared, evicted } = self;
         write!(
             to,
-            "kills: {} of the writer, after {after:?} tests; {evicted} pages compared when they were \
-             evicted and {compared} after the kills, none different; every index agrees with its table",
+            "kills: {} of the writer, after {after:?} tests; {evicted} pages evicted (compared with \
+             storage's where the LSN was the same) and {compared} compared after the kills, none \
+             different; every index agrees with its table",
             after.len(),
         )
     }
 }
 
-/// Kills the writer [`KILLS`] times while `suite` runs, each time from its
-/// beginning.
+/// Kills the writer [`KILLS`] times while `suite` runs, each time from its beginning.
 ///
 /// # Errors
 /// Saying what did not hold, and after which kill.
@@ -57,6 +57,7 @@ pub fn run(source: &Source, suite: &Suite, cluster: &Cluster, outputs: &Path) ->
         eprintln!("{:<12} {round} of {KILLS}, after {after} tests: sound", "kill");
         killed.after.push(after);
     }
+    ensure!(killed.evicted > 0, "the test mode was not at work: no block was evicted");
     Ok(killed)
 }
 
