@@ -2,7 +2,7 @@
 //! are this directory's README's.
 //!
 //! Reading order: [`report`] (what comes out), [`held`] (the writer's files), [`stored`] (what storage
-//! gives), [`judge`] (are two pages the same?), [`counters`], [`look`] (one look at everything); here
+//! gives), [`judge`] (are two pages the same?), [`mod@counters`], [`look`] (one look at everything); here
 //! the rounds of looks and what makes a difference certain.
 
 pub mod counters;
