@@ -7,7 +7,7 @@
 //!   three of six meet the four that hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -25,6 +25,9 @@ use crate::pages::{PageReader, ReadAt};
 
 /// A node that does not answer by then is not counted.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long too few members of a group are waited for.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One page as storage gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +75,7 @@ impl Storage {
         let reader = PageReader::new(party.clone(), addresses);
         let (routes, read_point) = (BTreeMap::new(), Lsn::ZERO);
         let mut storage = Storage { info, party, reader, read_point, routes, turn: 0 };
-        storage.routes = routes_of(&storage.info, &storage.ask_all(), WRITE_QUORUM)?;
+        storage.routes = storage.routes(WRITE_QUORUM)?;
         Ok(storage)
     }
 
@@ -87,10 +90,21 @@ impl Storage {
     /// # Errors
     /// When a group lacks a read quorum of members that follow the volume's epoch.
     pub fn move_to(&mut self, read_point: Lsn) -> anyhow::Result<()> {
-        let answers = self.ask_all();
-        self.routes = routes_of(&self.info, &answers, READ_QUORUM)?;
+        self.routes = self.routes(READ_QUORUM)?;
         self.read_point = self.read_point.max(read_point);
         Ok(())
+    }
+
+    /// Who may answer. The members of a group just added follow the epoch once its writer has spoken
+    /// to them, so too few are asked again for a while.
+    fn routes(&self, needed: usize) -> anyhow::Result<BTreeMap<GroupId, Route>> {
+        let begun = Instant::now();
+        loop {
+            match routes_of(&self.info, &self.ask_all(), needed) {
+                Err(_) if begun.elapsed() < MEMBERS_LIMIT => std::thread::sleep(ASK_AGAIN),
+                decided => return decided,
+            }
+        }
     }
 
     /// Asks all nodes at once what they hold.
