@@ -98,12 +98,11 @@ pub fn create_database(
     let vdl = volume.opened.vdl;
     let mut log =
         VolumeLog::new(volume.links, volume.opened, &volume.info.groups, shared, metrics.clone());
-    log.writer().set_watermark(control.checkpoint_copy.next_xid);
     let mut in_flight = 0usize;
     let last =
         import(scratch.path(), &mut catalog, &groups, vdl, state, (span, body), &mut |record| {
             in_flight += 1;
-            log.writer().submit(record);
+            log.writer().submit(record, control.checkpoint_copy.next_xid);
             log.send();
             // Positions say little about the bytes of an import, so records are counted.
             while in_flight >= 16 {

@@ -154,7 +154,7 @@ impl Shipper {
                 .read(Lsn(end), &mut |record| {
                     match router.route(&record).map_err(anyhow::Error::from) {
                         Ok(record) => match check_length(&record) {
-                            Ok(()) => writer.submit(record),
+                            Ok(()) => writer.submit(record, router.xids.next()),
                             Err(error) => failed = Some(error),
                         },
                         Err(error) => failed = Some(error),
@@ -164,7 +164,6 @@ impl Shipper {
                     !held_back && failed.is_none()
                 })
                 .context("cannot read PostgreSQL's log")?;
-            writer.set_watermark(router.xids.next());
             self.metrics.records.inc_by(records);
             self.metrics.free_space_seen.set(router.signs.vacuum.cast_signed());
             self.shared.set_running(self.tail.position(), router.xids.oldest_running());

@@ -118,7 +118,7 @@ impl Threads {
         log.writer().set_watermark(next);
         let reattached = first.is_none();
         if let Some(record) = first {
-            log.writer().submit(record);
+            log.writer().submit(record, next);
         }
         host.metrics.epoch.set(attachment.epoch.0.cast_signed());
         let waker = log.links().waker();

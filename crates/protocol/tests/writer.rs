@@ -34,7 +34,7 @@ fn submit(writer: &mut Writer, groups: &[GroupId]) -> Lsn {
     let last = writer.submitted();
     let span = Span { start: last.end, end: last.end.plus(10) };
     let part = |group: &GroupId| (*group, Vec::new(), Bytes::from_static(b"body"));
-    writer.submit(Record { span, prev: last.start, parts: groups.iter().map(part).collect() });
+    writer.submit(Record { span, prev: last.start, parts: groups.iter().map(part).collect() }, 7);
     writer.invariants();
     span.end
 }
@@ -132,7 +132,7 @@ fn what_is_not_quorate_is_sent_again_however_long_members_were_away() {
         let last = writer.submitted();
         let span = Span { start: last.end, end: last.end.plus(10) };
         let parts = vec![(ONE, Vec::new(), Bytes::from(vec![7; 1 << 20]))];
-        writer.submit(Record { span, prev: last.start, parts });
+        writer.submit(Record { span, prev: last.start, parts }, 7);
         writer.flush();
     }
     writer.link_up(node(4));
@@ -233,7 +233,7 @@ fn a_group_added_while_running_takes_parts_at_once() {
 fn a_record_that_names_another_predecessor_is_a_bug_of_the_caller() {
     let mut writer = writer();
     let span = Span { start: Lsn(100), end: Lsn(110) };
-    writer.submit(Record { span, prev: Lsn(80), parts: vec![(ONE, Vec::new(), Bytes::new())] });
+    writer.submit(Record { span, prev: Lsn(80), parts: vec![(ONE, Vec::new(), Bytes::new())] }, 7);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn no_batch_is_larger_than_nodes_take_however_parts_come() {
         };
         let changes = (0..changes as u64).map(|number| key(number << 56 | number)).collect();
         let parts = vec![(ONE, changes, Bytes::from(vec![1; body]))];
-        writer.submit(Record { span, prev: last.start, parts });
+        writer.submit(Record { span, prev: last.start, parts }, 7);
     };
     // A part that only just fits a batch of its own, behind one that is in the open batch.
     submit(1, 8192);
@@ -261,4 +261,23 @@ fn no_batch_is_larger_than_nodes_take_however_parts_come() {
     writer.flush();
     let batches = sent(&mut writer, 0); // decodes as a node does
     assert_eq!(ends(&batches, ONE).len(), 60_004);
+}
+
+#[test]
+fn a_batch_closed_by_its_size_carries_the_watermark_of_all_that_it_holds() {
+    let mut writer = writer();
+    drop(sent(&mut writer, 0));
+    // No flush: size alone closes them, with the record that is too long for more or before it.
+    for transaction in 100..110 {
+        let last = writer.submitted();
+        let span = Span { start: last.end, end: last.end.plus(10) };
+        let parts = vec![(ONE, Vec::new(), Bytes::from(vec![7; (512 << 10) << (transaction % 2)]))];
+        writer.submit(Record { span, prev: last.start, parts }, transaction);
+    }
+    let batches = sent(&mut writer, 0);
+    assert!(batches.len() > 2, "{} batches", batches.len());
+    for batch in batches {
+        let last = batch.parts.last().map_or(0, |part| (part.meta.span.end.0 - 110) / 10 + 100);
+        assert!(batch.header.watermark >= last, "{} under {last}", batch.header.watermark);
+    }
 }

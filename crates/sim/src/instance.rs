@@ -332,9 +332,8 @@ fn submit<R: Rules>(
         let parts = chosen.into_iter().map(part).collect();
         let record = Record { span, prev: last.start, parts };
         *watermark += 1;
-        writer.set_watermark(*watermark);
         oracle.submitted(writer.epoch(), &record, *watermark);
-        writer.submit(record);
+        writer.submit(record, *watermark);
     }
 }
 

@@ -152,11 +152,13 @@ impl<R: Rules> Writer<R> {
         self.ledger.last()
     }
 
-    /// Takes the next record of the log.
+    /// Takes the next record of the log, and the engine's watermark with it in force (rule R6): a batch
+    /// may be closed at any record, and carries what covers all that it holds.
     ///
     /// # Panics
     /// When it does not follow the one before in the volume's chain, or names an unknown group.
-    pub fn submit(&mut self, record: Record) {
+    pub fn submit(&mut self, record: Record, watermark: u64) {
+        self.set_watermark(watermark);
         let Record { span, prev, parts } = record;
         let last = self.ledger.last();
         assert_eq!(prev, last.start, "record {span} is not linked to {last}");
