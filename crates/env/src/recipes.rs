@@ -49,13 +49,13 @@ pub fn create_zeroed(
     path: &Path,
     length: u64,
 ) -> Result<Arc<dyn File>, DiskError> {
-    const CHUNK: usize = 1 << 20;
+    const CHUNK: u64 = 1 << 20;
     let file = disk.open(path, Mode::Create)?;
-    let zeros = vec![0; CHUNK];
+    let zeros = vec![0; usize::try_from(length.min(CHUNK)).unwrap_or(0)];
     let mut offset = 0;
     while offset < length {
-        let count = (length - offset).min(CHUNK as u64);
-        let part = zeros.get(..usize::try_from(count).unwrap_or(CHUNK)).unwrap_or(&zeros);
+        let count = (length - offset).min(CHUNK);
+        let part = zeros.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&zeros);
         file.write_at(offset, &[IoSlice::new(part)])?;
         offset += count;
     }

@@ -1,5 +1,6 @@
 //! Both disks keep the one contract; the simulated one loses exactly what was not synced.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::path::Path;
 
@@ -92,4 +93,38 @@ fn a_full_disk_says_so_and_keeps_what_it_has() {
     file.write_at(0, &[IoSlice::new(b"x")]).expect("overwriting needs no space");
     disk.set_failing(Some(Operation::Sync));
     assert_eq!(file.sync().expect_err("failing").kind, ErrorKind::Failed);
+}
+
+#[test]
+fn names_that_were_not_synced_survive_in_the_order_in_which_they_changed() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("d")).expect("directory");
+    for name in ["d/a", "d/b", "d/c"] {
+        disk.open(Path::new(name), Mode::Create).expect("file");
+    }
+    disk.rename(Path::new("d/a"), Path::new("d/x")).expect("renames");
+    let found: BTreeSet<Vec<String>> = (0..100)
+        .map(|seed| disk.crash(Survive::Random(seed)).list(Path::new("d")).expect("lists"))
+        .collect();
+    let expected: BTreeSet<Vec<String>> = ["", "a", "a b", "a b c", "b c x"]
+        .into_iter()
+        .map(|names| names.split_whitespace().map(str::to_owned).collect())
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn any_sectors_of_an_unsynced_write_survive() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("d")).expect("directory");
+    let file = disk.open(Path::new("d/f"), Mode::Create).expect("file");
+    disk.sync_dir(Path::new("d")).expect("sync");
+    file.write_at(512, &[IoSlice::new(&[7; 3 * 512])]).expect("write");
+    for mask in 0..8_u64 {
+        let found = content(&disk.crash(Survive::Sectors(mask)), "d/f").expect("file");
+        for sector in 0..3 {
+            let byte = found.get(512 * (sector + 1)).copied().unwrap_or(0);
+            assert_eq!(byte == 7, mask >> sector & 1 == 1, "{mask:b}");
+        }
+    }
 }

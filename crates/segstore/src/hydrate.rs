@@ -11,6 +11,7 @@ use bytes::Bytes;
 use env::{File, Mode, recipes};
 use types::{Lsn, SegmentId};
 
+use crate::background::Work;
 use crate::codec::Malformed;
 use crate::error::StoreError;
 use crate::manifest::Manifest;
@@ -123,15 +124,21 @@ impl Store {
         Ok(recipes::remove_all(&*self.disk, &segment.dir, &unknown)?)
     }
 
+    /// Gives up the merge under way, if it is this segment's.
+    fn stop_merge(&self, work: &mut Work, id: SegmentId) -> Result<(), StoreError> {
+        match work.merge.take_if(|job| job.segment.id == id) {
+            Some(job) => job.abandon().map_err(|error| self.fatal(&error)),
+            None => Ok(()),
+        }
+    }
+
     pub(crate) fn install(&self, id: SegmentId, manifest: &Bytes) -> Result<Install, StoreError> {
         let segment = self.segment(id)?;
         let source = Manifest::decode(id, manifest).map_err(|Malformed(why)| {
             StoreError::Invalid(format!("manifest of segment {id} from a peer: {why}"))
         })?;
         let mut work = lock(&self.work);
-        if let Some(job) = work.merge.take_if(|job| job.segment.id == id) {
-            job.abandon().map_err(|error| self.fatal(&error))?;
-        }
+        self.stop_merge(&mut work, id)?;
         // Files given out or still read are removed later all the same: their names are gone, and
         // removing a name twice is no error.
         self.sweep_dir(&segment)?;
@@ -159,6 +166,8 @@ impl Store {
         }
         self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
         let mut work = lock(&self.work);
+        // One may have begun since the copy did, of files that are no longer the segment's.
+        self.stop_merge(&mut work, segment.id)?;
         let flushed = source.flushed;
         {
             let mut index = segment.write();

@@ -159,3 +159,40 @@ fn a_copy_under_a_newer_history_drops_what_that_history_voids() {
     }
     model.check(&target, KEYS, &[Lsn::MAX]);
 }
+
+/// A segment that fell behind is copied while its own files are being merged: the merge that began
+/// after the copy did is of files that the copy replaces, and ended the process.
+#[test]
+fn a_merge_that_begins_during_a_copy_is_given_up_for_it() {
+    for units in 0..30 {
+        copied_during_work(units);
+    }
+}
+
+fn copied_during_work(units: u64) {
+    let (source, target) = (create(&MemDisk::new(), small()), create(&MemDisk::new(), small()));
+    let mut model = Model::new();
+    for number in 0..60 {
+        let batch = model.batch(vec![(vec![apply(number % KEYS)], body(number, 90))]);
+        let stores = [&source, &target];
+        for store in &stores[..if number < 40 { 2 } else { 1 }] {
+            store.append(&[batch_entry(batch.clone())]).expect("appends");
+            model.settle(Lsn::MAX);
+            store.advance(SEGMENT, &model.report());
+            store.flush_segment(SEGMENT).expect("flushes");
+        }
+    }
+    let export = source.export(SEGMENT).expect("exports");
+    let mut install = target.begin_install(SEGMENT, &export.manifest).expect("begins");
+    for _ in 0..units {
+        target.background().expect("works");
+    }
+    while let Some(want) = install.want() {
+        let bytes = export.read(want.file, want.offset, want.length).expect("reads");
+        install.supply(&bytes).expect("takes");
+    }
+    target.finish_install(install).expect("is put in place");
+    work_off(&target);
+    model.check(&target, KEYS, &[Lsn::MAX]);
+    target.verify(SEGMENT).expect("whole");
+}

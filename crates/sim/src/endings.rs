@@ -2,20 +2,26 @@
 //! whether all copies are equal in the end.
 
 use protocol::Rules;
-use types::Lsn;
+use types::SegmentId;
 
 use crate::instance::Role;
-use crate::world::{Happening, World};
+use crate::oracle::Violation;
+use crate::world::{Happening, VOLUME, World};
 
 impl<R: Rules> World<R> {
     /// Power comes back to a node.
-    pub fn restart(&mut self, node: usize) {
+    ///
+    /// # Errors
+    /// When its store does not open whole.
+    pub fn restart(&mut self, node: usize) -> Result<(), Violation> {
         if self.nodes[node].up || self.held_down.contains(&node) {
-            return;
+            return Ok(());
         }
         self.trace.note("restart", &[node as u64], || format!("{} restarts", self.names[node]));
-        self.nodes[node].restart();
+        let restarted = self.nodes[node].restart(&mut self.rng);
+        self.stored(node, restarted)?;
         self.schedule_gossip(node);
+        Ok(())
     }
 
     /// Power is lost at a node, for good if `back` is none.
@@ -44,7 +50,10 @@ impl<R: Rules> World<R> {
     }
 
     /// Ends all faults; nodes held down stay down, the others come back.
-    pub fn heal(&mut self) {
+    ///
+    /// # Errors
+    /// When a store does not open whole.
+    pub fn heal(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.net.heal();
         for node in &mut self.nodes {
@@ -57,42 +66,47 @@ impl<R: Rules> World<R> {
             if self.held_down.contains(&node) {
                 self.crash(node, false, None);
             } else {
-                self.restart(node);
+                self.restart(node)?;
             }
         }
+        Ok(())
     }
 
-    /// Whether every copy of every group is, durably, exactly the promised log.
+    /// Which copy is not, durably, as far as the promised log; none when all are.
     #[must_use]
-    pub fn differing(&self) -> Option<String> {
+    pub fn behind(&self) -> Option<String> {
         for (group, _, members) in &self.geometry {
-            let expected = self.oracle.expected(*group);
-            let last = expected.last_key_value().map_or(Lsn::ZERO, |(end, _)| *end);
+            let last = self.oracle.tail(*group);
             for name in members {
-                let node = &self.nodes[self.index(*name)];
-                let Some(copy) = node.copies.get(group) else {
-                    return Some(format!("{name} does not hold group {group}"));
+                let Some(copy) = self.nodes[self.index(*name)].copies.get(group) else {
+                    return Some(format!("{name} does not hold group {group}, or is down"));
                 };
-                let Some(segment) = &copy.segment else { return Some(format!("{name} is down")) };
-                let report = segment.report();
-                if report.scl != last || !report.full {
-                    return Some(format!(
-                        "{name}, group {group}: complete to {}, not {last}; {}",
-                        report.scl,
-                        if report.full { "full" } else { "not full" }
-                    ));
-                }
-                let held = copy.disk.parts(&report.history);
-                let held = held.iter().map(|(end, stored)| (end, (stored.epoch(), &stored.part)));
-                if !held.eq(expected.iter().map(|(end, (epoch, part))| (end, (*epoch, part)))) {
-                    return Some(format!(
-                        "{name}, group {group}, held {:?}, expected {:?}",
-                        copy.disk.parts(&report.history).keys(),
-                        expected.keys()
-                    ));
+                let (scl, full) = (copy.segment.scl(), copy.segment.state().full);
+                if scl != last || !full {
+                    let full = if full { "full" } else { "not full" };
+                    return Some(format!("{name}, group {group}: at {scl}, not {last}; {full}"));
                 }
             }
         }
         None
+    }
+
+    /// Checks that every page, and every part that a log still holds, of every copy of every group is
+    /// what the promised log makes it, and that every stored byte is sound.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn equal(&self) -> Result<(), Violation> {
+        for (group, _, members) in &self.geometry {
+            let segment = SegmentId { volume: VOLUME, group: *group };
+            for name in members {
+                let Some(store) = self.nodes[self.index(*name)].store() else { continue };
+                let checked = store.verify(segment).map_err(|error| Violation(error.to_string()));
+                checked.and_then(|()| self.oracle.same(store, segment)).map_err(
+                    |Violation(what)| Violation(format!("{name}, group {group}: {what}")),
+                )?;
+            }
+        }
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use protocol::{
     Command, Event, GroupMembers, GroupSetup, Opened, Record, Recovery, Rules, Timelines, Writer,
     WriterState,
 };
-use types::{Epoch, GroupId, Lsn, NodeId, PageKey, Span, Timeline};
+use types::{Epoch, GroupId, Lsn, NodeId, PageKey, SegmentId, Span, Timeline};
 use wire::{Batch, Change, Message, Refusal};
 
 use crate::oracle::{Oracle, Violation};
@@ -61,6 +61,8 @@ pub struct Instance<R: Rules> {
     since: Option<u64>,
     told_decision: bool,
     watermark: u64,
+    /// Nothing is read below this any more.
+    low_water: Lsn,
 }
 
 impl<R: Rules> Instance<R> {
@@ -82,6 +84,7 @@ impl<R: Rules> Instance<R> {
             since: None,
             told_decision: false,
             watermark: 0,
+            low_water: Lsn::ZERO,
         }
     }
 
@@ -196,6 +199,7 @@ impl<R: Rules> Instance<R> {
             Some(Ok(opened)) => {
                 oracle.opened(&opened)?;
                 self.watermark = opened.watermark;
+                self.low_water = opened.low_water;
                 let tails = opened.tails.clone();
                 let mut writer =
                     Writer::new_under(VOLUME, self.epoch, tails, opened.vdl, opened.watermark);
@@ -239,9 +243,15 @@ impl<R: Rules> Instance<R> {
                     writer.flush();
                 }
                 if rng.chance(300) || load.settle {
-                    writer.set_low_water(Lsn(writer.vdl().end.0.saturating_sub(1000)));
+                    let low_water = Lsn(writer.vdl().end.0.saturating_sub(load.versions));
+                    self.low_water = self.low_water.max(low_water);
+                    oracle.raised(self.low_water);
+                    writer.set_low_water(self.low_water);
                     writer.flush();
                     writer.announce();
+                }
+                if rng.chance(load.reads) {
+                    self.outbox.extend(read(writer, self.low_water, rng));
                 }
                 if again {
                     for (node, group) in writer.to_adopt().collect::<Vec<_>>() {
@@ -296,8 +306,39 @@ pub struct Load {
     pub records: u64,
     /// Share of records with parts in several groups, thousandths.
     pub shared: u64,
+    /// Turns in which some pages are read, thousandths.
+    pub reads: u64,
+    /// Bytes of log below the durable point at whose ends pages may still be read.
+    pub versions: u64,
     /// Flush and announce without chance.
     pub settle: bool,
+}
+
+/// Pages a group has at most.
+const PAGES: u64 = 60;
+
+fn random_key(rng: &mut Rng) -> PageKey {
+    let mut key = [0; PageKey::SIZE];
+    key[19] = rng.below(PAGES) as u8;
+    PageKey(key)
+}
+
+/// A request for some pages at a random read point, to a member known to be complete to there.
+fn read<R: Rules>(
+    writer: &Writer<R>,
+    low_water: Lsn,
+    rng: &mut Rng,
+) -> Option<(NodeId, GroupId, Message)> {
+    let groups: Vec<GroupId> = writer.groups().map(|setup| setup.group).collect();
+    let group = *rng.pick(&groups)?;
+    let durable = writer.vdl().end;
+    let read_point = Lsn(rng.between(low_water.0.min(durable.0), durable.0));
+    let complete_to = writer.group_tail_at(group, read_point);
+    let readers: Vec<NodeId> = writer.readers(group, complete_to).collect();
+    let segment = SegmentId { volume: VOLUME, group };
+    let keys = (0..rng.between(1, 6)).map(|_| random_key(rng)).collect();
+    let message = Message::ReadPages { segment, read_point, complete_to, keys };
+    Some((*rng.pick(&readers)?, group, message))
 }
 
 fn submit<R: Rules>(
@@ -324,16 +365,29 @@ fn submit<R: Rules>(
             chosen.extend(rng.pick(&groups).copied());
         }
         let part = |group: GroupId| {
-            let mut key = [0; PageKey::SIZE];
-            key[19] = rng.below(200) as u8;
+            // One body in 256 replaces its pages.
             let body: Vec<u8> = (0..rng.between(1, 24)).map(|_| rng.below(256) as u8).collect();
-            (group, vec![Change::Apply(PageKey(key))], Bytes::from(body))
+            let changes = (0..rng.between(1, 3)).map(|_| change(rng)).collect();
+            (group, changes, Bytes::from(body))
         };
         let parts = chosen.into_iter().map(part).collect();
         let record = Record { span, prev: last.start, parts };
         *watermark += 1;
         oracle.submitted(writer.epoch(), &record, *watermark);
         writer.submit(record, *watermark);
+    }
+}
+
+fn change(rng: &mut Rng) -> Change {
+    let key = random_key(rng);
+    match rng.below(40) {
+        0 => Change::Put(key, Bytes::from(vec![rng.below(256) as u8; 20])),
+        1 => {
+            let mut to = key;
+            to.0[19] += 1 + rng.below(8) as u8;
+            Change::Delete { from: key, to }
+        }
+        _ => Change::Apply(key),
     }
 }
 

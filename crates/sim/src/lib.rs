@@ -1,21 +1,23 @@
 //! A deterministic world for the protocol: the real writer, segments and recoveries in simulated
-//! time, over a simulated network and simulated disks, with one checker a promise.
+//! time, over a simulated network and real stores on simulated disks, with one checker a promise.
 //!
 //! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis` and `endings` (its faults),
-//! [`node`], [`disk`], [`instance`], [`net`], [`oracle`] (the checkers), [`planted`] (bugs that must
+//! [`node`] and its [`storage`], [`instance`], [`net`], [`engine`], [`oracle`] and its [`pages`] (the checkers), [`planted`] (bugs that must
 //! be caught), [`rng`], [`trace`].
 
-pub mod disk;
 mod endings;
+pub mod engine;
 pub mod instance;
 mod nemesis;
 pub mod net;
 pub mod node;
 pub mod options;
 pub mod oracle;
+pub mod pages;
 pub mod planted;
 pub mod rng;
 pub mod run;
+pub mod storage;
 pub mod trace;
 pub mod world;
 

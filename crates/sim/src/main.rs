@@ -31,7 +31,8 @@ fn main() -> anyhow::Result<ExitCode> {
         sim::planted::NAMES.iter().for_each(|name| println!("{name}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let (mut failed, mut happenings, mut promised, mut opens) = (0_u64, 0, 0, 0);
+    let mut failed = 0_u64;
+    let (mut happenings, mut promised, mut opens, mut served, mut copies) = (0, 0, 0, 0, 0);
     for seed in arguments.start..arguments.start + arguments.seeds {
         let run = sim::planted::run_with(planted, seed, arguments.trace);
         let run = run.ok_or_else(|| anyhow::anyhow!("no planted bug of that name; see `list`"))?;
@@ -40,6 +41,8 @@ fn main() -> anyhow::Result<ExitCode> {
                 happenings += outcome.happenings;
                 promised += outcome.promised;
                 opens += outcome.opens;
+                served += outcome.served;
+                copies += outcome.copies;
             }
             Err(failure) => {
                 failed += 1;
@@ -53,7 +56,8 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     }
     println!(
-        "{} seeds, {failed} failed; {happenings} happenings, {opens} opens, {promised} records promised",
+        "{} seeds, {failed} failed; {happenings} happenings, {opens} opens, {promised} records promised, \
+         {served} pages served, {copies} copies of files",
         arguments.seeds
     );
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -6,17 +6,18 @@ use protocol::Rules;
 use crate::instance::Role;
 use crate::net::End;
 use crate::options::Options;
+use crate::oracle::Violation;
 use crate::world::{Happening, World};
 
 impl<R: Rules> World<R> {
-    pub(crate) fn nemesis(&mut self) {
+    pub(crate) fn nemesis(&mut self) -> Result<(), Violation> {
         let delay = self.rng.between(self.options.turn_micros / 2, self.options.turn_micros);
         self.schedule(delay, Happening::Nemesis);
         if self.newest().is_none() {
             self.open();
         }
         if self.calm {
-            return;
+            return Ok(());
         }
         let options = self.options.clone();
         if self.rng.chance(300) {
@@ -36,9 +37,8 @@ impl<R: Rules> World<R> {
             self.nodes[node].paused_until = self.now + self.rng.between(5_000, 400_000);
         }
         if self.rng.chance(options.flushes) {
-            for group in self.nodes[node].copies.keys().copied().collect::<Vec<_>>() {
-                self.nodes[node].flush(group);
-            }
+            let flushed = self.nodes[node].flush();
+            self.stored(node, flushed)?;
         }
         if self.rng.chance(options.blackouts) {
             let share = self.rng.between(300, 1000);
@@ -54,8 +54,9 @@ impl<R: Rules> World<R> {
         }
         self.trouble_instances(&options);
         if self.rng.chance(options.growth) && self.geometry.len() < 5 {
-            self.grow();
+            self.grow()?;
         }
+        Ok(())
     }
 
     fn trouble_instances(&mut self, options: &Options) {
@@ -134,24 +135,26 @@ impl<R: Rules> World<R> {
     }
 
     /// The current writer adds a group: four members at once, the others when they hear of it.
-    fn grow(&mut self) {
-        let Some(newest) = self.newest() else { return };
+    fn grow(&mut self) -> Result<(), Violation> {
+        let Some(newest) = self.newest() else { return Ok(()) };
         let instance = &self.instances[newest];
         let sleeps = instance.paused_until > self.now;
         if sleeps || instance.epoch != self.epoch || !matches!(instance.role, Role::Writing(..)) {
-            return;
+            return Ok(());
         }
         let (setup, specs) = self.plan_group();
         self.trace
             .note("grow", &[setup.group.0.into()], || format!("group {} is added", setup.group));
         for (place, (node, spec)) in specs.into_iter().enumerate() {
             if place < 4 {
-                self.nodes[node].create(spec);
+                let created = self.nodes[node].create(spec);
+                self.stored(node, created)?;
             } else {
                 let delay = self.rng.between(1_000, 300_000);
                 self.schedule(delay, Happening::Create { node, spec });
             }
         }
         self.instances[newest].grow(setup);
+        Ok(())
     }
 }

@@ -1,17 +1,20 @@
-//! A simulated storage node: real segments, a simulated disk, and the dull shell between them.
+//! A simulated storage node: real segments over a real store on a simulated disk, and the dull shell
+//! between them.
 
 use std::collections::BTreeMap;
 
 use protocol::{Asker, Input, Output, Rules, Segment};
-use types::{GroupId, History, NodeId};
-use wire::{Message, Refusal, SegmentReport, SegmentSpec};
+use segstore::{Chain, Export, Install, Options, Store, StoreError};
+use types::{GroupId, History, Incarnation, Lsn, NodeId, PageKey, SegmentId, Span};
+use wire::{Message, PageAnswer, Refusal, SegmentReport, SegmentSpec};
 
-use crate::disk::SegmentDisk;
 use crate::net::End;
 use crate::rng::Rng;
+use crate::storage::{Entries, Storage};
+use crate::world::VOLUME;
 
-/// Parts a `Fill` carries at most: few, so that catching up takes several.
-const FILL_PARTS_MAX: usize = 12;
+/// Bytes that a `Fill` carries, about: few, so that catching up takes several.
+const FILL_BYTES_MAX: usize = 1500;
 
 /// Who waits for an answer: where to, and about which group.
 #[derive(Clone, Copy, Debug)]
@@ -32,17 +35,33 @@ pub enum Effect {
     Ask(NodeId, GroupId, Message),
     /// Copy the segment's files from a peer, if it follows this history.
     Hydrate(NodeId, GroupId, History),
-    /// Entries were written: a sync is wanted.
+    /// A page was served at a read point.
+    Served(GroupId, PageKey, Lsn, PageAnswer),
+    /// Entries wait to be written.
     Wrote,
 }
 
-/// A copy of a group and its disk.
+/// A copy of a group.
 pub struct Copy<R: Rules> {
-    /// The brain; none while the node is down.
-    pub segment: Option<Segment<R>>,
-    /// The disk.
-    pub disk: SegmentDisk,
-    spec: SegmentSpec,
+    /// The brain.
+    pub segment: Segment<R>,
+    /// Marks last told to the store.
+    marks: (Span, Lsn, u64),
+}
+
+/// Entries for the disk, and the last number of each group's.
+#[derive(Default)]
+struct Write {
+    entries: Entries,
+    last: BTreeMap<GroupId, u64>,
+}
+
+/// A copy of a peer's files under way.
+struct Copying {
+    peer: NodeId,
+    report: SegmentReport,
+    export: Export,
+    install: Install,
 }
 
 /// A storage node.
@@ -55,77 +74,128 @@ pub struct Node<R: Rules> {
     pub up: bool,
     /// Stopped until then.
     pub paused_until: u64,
-    /// A sync is under way.
-    pub syncing: bool,
-    /// Its segments.
+    /// Its segments, while it runs.
     pub copies: BTreeMap<GroupId, Copy<R>>,
+    storage: Storage,
+    options: Options,
+    /// What it is to hold: a restart creates what the disk lacks.
+    orders: BTreeMap<GroupId, SegmentSpec>,
+    /// While it is down: whether some segment has to be rebuilt when it is back.
+    blank: bool,
+    waiting: Write,
+    writing: Option<Write>,
+    copying: BTreeMap<GroupId, Copying>,
     routes: BTreeMap<Asker, Route>,
     asked: Asker,
 }
 
 impl<R: Rules> Node<R> {
-    /// A node without segments.
-    #[must_use]
-    pub fn new(name: NodeId) -> Self {
-        Node {
+    /// A node that runs on an empty disk.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn new(name: NodeId, options: Options) -> Result<Self, StoreError> {
+        let mut node = Node {
             name,
             life: 1,
             up: true,
             paused_until: 0,
-            syncing: false,
             copies: BTreeMap::new(),
+            storage: blank_disk(name, 0, &options),
+            options,
+            orders: BTreeMap::new(),
+            blank: false,
+            waiting: Write::default(),
+            writing: None,
+            copying: BTreeMap::new(),
             routes: BTreeMap::new(),
             asked: 0,
-        }
+        };
+        node.storage.start()?;
+        Ok(node)
     }
 
-    /// Creates a segment of a new group.
-    pub fn create(&mut self, spec: SegmentSpec) {
-        let segment = Segment::fresh_under(self.name, spec.clone());
-        let disk = SegmentDisk::new(segment.state().clone());
-        let segment = self.up.then_some(segment);
-        self.copies.insert(spec.group(), Copy { segment, disk, spec });
+    /// The store, while the node runs.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.storage.store()
+    }
+
+    /// Is told to hold a segment, which it creates now or when it is back.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn create(&mut self, spec: SegmentSpec) -> Result<(), StoreError> {
+        self.orders.insert(spec.group(), spec);
+        self.create_missing()
+    }
+
+    fn create_missing(&mut self) -> Result<(), StoreError> {
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        for (group, spec) in &self.orders {
+            if self.copies.contains_key(group) {
+                continue;
+            }
+            let segment: Segment<R> = match spec.fresh {
+                true => Segment::fresh_under(self.name, spec.clone()),
+                false => Segment::blank_under(self.name, spec.clone()),
+            };
+            store.add_segment(spec, segment.state())?;
+            self.copies.insert(*group, Copy { segment, marks: Default::default() });
+        }
+        Ok(())
     }
 
     /// Power is lost.
     pub fn crash(&mut self, rng: &mut Rng) {
+        self.blank = self.is_blank();
         self.up = false;
         self.life += 1;
-        self.syncing = false;
         self.routes.clear();
-        for copy in self.copies.values_mut() {
-            copy.segment = None;
-            copy.disk.crash(rng);
-        }
+        self.copies.clear();
+        self.copying.clear();
+        self.waiting = Write::default();
+        let unfinished = self.writing.take().unwrap_or_default();
+        self.storage.lose_power(&unfinished.entries, rng);
     }
 
-    /// The disk is lost too: the segments are blank when it comes back.
+    /// The disk is lost too: the segments are blank when the node comes back.
     pub fn wipe(&mut self) {
-        for copy in self.copies.values_mut() {
-            let blank = Segment::blank_under(self.name, copy.spec.clone());
-            let _: &Segment<R> = &blank;
-            copy.disk = SegmentDisk::new(blank.state().clone());
-        }
+        self.storage = blank_disk(self.name, self.life, &self.options);
+        self.orders.values_mut().for_each(|spec| spec.fresh = false);
+        self.blank = true;
     }
 
-    /// Power is back.
-    pub fn restart(&mut self) {
-        self.up = true;
-        for copy in self.copies.values_mut() {
-            let (state, held) = copy.disk.restore();
-            let flushed = copy.disk.flushed();
-            copy.segment =
-                Some(Segment::restore_under(self.name, copy.spec.clone(), state, flushed, held));
+    /// Power is back, and perhaps lost again before the store is open.
+    ///
+    /// # Errors
+    /// The store's; or damage, which a loss of power does not explain.
+    pub fn restart(&mut self, rng: &mut Rng) -> Result<(), StoreError> {
+        while rng.chance(100) {
+            self.storage.lose_power(&Vec::new(), rng);
         }
+        let restored = self.storage.start()?;
+        self.up = true;
+        for told in restored {
+            if let Some(why) = told.damage {
+                let what = format!("segment {} after a loss of power", told.spec.segment);
+                return Err(StoreError::Damaged { what, why });
+            }
+            let (group, held) = (told.spec.group(), told.held);
+            let segment =
+                Segment::restore_under(self.name, told.spec, told.state, told.flushed, held);
+            self.copies.insert(group, Copy { segment, marks: Default::default() });
+        }
+        self.create_missing()
     }
 
     /// Whether some segment has yet to be rebuilt.
     #[must_use]
     pub fn is_blank(&self) -> bool {
-        self.copies.values().any(|copy| match &copy.segment {
-            Some(segment) => !segment.report().full,
-            None => !copy.disk.restore().0.full,
-        })
+        match self.up {
+            true => self.copies.values().any(|copy| !copy.segment.state().full),
+            false => self.blank,
+        }
     }
 
     /// Takes a request about a group.
@@ -145,15 +215,44 @@ impl<R: Rules> Node<R> {
             Message::Pull { history, after, bytes_max, .. } => {
                 Input::Pull { from, history, after, bytes_max }
             }
+            Message::ReadPages { read_point, complete_to, keys, .. } => {
+                return self.serve(route, (read_point, complete_to), keys, effects);
+            }
             other => unreachable!("nobody asks {other:?}"),
         };
         if !self.copies.contains_key(&route.group) {
-            let segment = types::SegmentId { volume: crate::world::VOLUME, group: route.group };
-            effects.push(Effect::Answer(route, Message::Refused(Refusal::NoSegment(segment))));
+            let refusal = Refusal::NoSegment(segment_id(route.group));
+            effects.push(Effect::Answer(route, Message::Refused(refusal)));
             return;
         }
         self.routes.insert(from, route);
         self.input(route.group, input, effects);
+    }
+
+    fn serve(
+        &self,
+        route: Route,
+        (read_point, complete_to): (Lsn, Lsn),
+        keys: Vec<PageKey>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let group = route.group;
+        let mut answers = Vec::new();
+        for key in keys {
+            let answer = match self.copies.get(&group).zip(self.storage.store()) {
+                None => PageAnswer::Failed(Refusal::NoSegment(segment_id(group))),
+                Some((copy, store)) => match copy.segment.may_serve(complete_to) {
+                    Err(refusal) => PageAnswer::Failed(refusal),
+                    Ok(()) => {
+                        let answer = store.read_page(segment_id(group), &key, read_point);
+                        effects.push(Effect::Served(group, key, read_point, answer.clone()));
+                        answer
+                    }
+                },
+            };
+            answers.push(answer);
+        }
+        effects.push(Effect::Answer(route, Message::Pages(answers)));
     }
 
     /// A peer answered.
@@ -180,14 +279,16 @@ impl<R: Rules> Node<R> {
     /// A segment's input, and what comes of it.
     pub fn input(&mut self, group: GroupId, input: Input, effects: &mut Vec<Effect>) {
         let Some(copy) = self.copies.get_mut(&group) else { return };
-        let Some(segment) = &mut copy.segment else { return };
+        let Some(store) = self.storage.store() else { return };
+        let id = segment_id(group);
         let mut outputs = Vec::new();
-        segment.handle(input, &mut outputs);
-        segment.invariants();
+        copy.segment.handle(input, &mut outputs);
+        copy.segment.invariants();
         for output in outputs {
             match output {
                 Output::Persist { seq, entry } => {
-                    copy.disk.append(seq, entry);
+                    self.waiting.entries.push((id, entry));
+                    self.waiting.last.insert(group, seq);
                     effects.push(Effect::Wrote);
                 }
                 Output::Reply { to, message } => {
@@ -198,53 +299,143 @@ impl<R: Rules> Node<R> {
                 }
                 Output::Ask { peer, message } => effects.push(Effect::Ask(peer, group, message)),
                 Output::Read { to, after, upto, bytes_max: _, report } => {
-                    let message = read(copy, &report, after, upto);
+                    let message = chain(store, id, report, (after, upto));
                     if let Some(route) = self.routes.get(&to) {
                         effects.push(Effect::Answer(*route, message));
                     }
                 }
-                Output::Void { .. } => {}
+                Output::Void { history } => store.void(id, &history).expect("the segment is held"),
                 Output::Hydrate { peer, history } => {
                     effects.push(Effect::Hydrate(peer, group, history));
                 }
             }
         }
+        copy.publish(store);
         if self.routes.len() > 4096 {
             self.routes.pop_first();
         }
     }
 
-    /// Entries up to these are durable.
-    pub fn synced(&mut self, upto: &BTreeMap<GroupId, u64>, effects: &mut Vec<Effect>) {
-        self.syncing = false;
-        for (group, seq) in upto {
-            if let Some(copy) = self.copies.get_mut(group) {
-                copy.disk.sync(*seq);
-            }
-            self.input(*group, Input::Persisted { seq: *seq }, effects);
+    /// Begins to write what waits, unless a write is under way; false when there is nothing to begin.
+    pub fn begin_write(&mut self) -> bool {
+        let begins = self.writing.is_none() && !self.waiting.entries.is_empty();
+        if begins {
+            self.writing = Some(std::mem::take(&mut self.waiting));
         }
+        begins
     }
 
-    /// Moves a segment's durable parts from its log into files.
-    pub fn flush(&mut self, group: GroupId) {
-        let Some(copy) = self.copies.get_mut(&group) else { return };
-        let Some(segment) = &copy.segment else { return };
-        copy.disk.flush(&segment.state().clone(), segment.scl());
+    /// The write under way is done: its entries are durable.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn written(&mut self, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        let Some(write) = self.writing.take() else { return Ok(()) };
+        store.append(&write.entries)?;
+        for (group, seq) in write.last {
+            self.input(group, Input::Persisted { seq }, effects);
+        }
+        Ok(())
+    }
+
+    /// A unit of background work: flush, recycle, merge, remove.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn work(&self) -> Result<(), StoreError> {
+        self.storage.store().map_or(Ok(()), |store| store.background().map(drop))
+    }
+
+    /// Moves what is durable of every segment from the log into files.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        self.copies.keys().try_for_each(|group| store.flush_segment(segment_id(*group)).map(drop))
+    }
+
+    /// Pins a full segment's files for a peer that follows this history.
+    #[must_use]
+    pub fn give(&self, group: GroupId, history: &History) -> Option<(SegmentReport, Export)> {
+        let report = self.copies.get(&group)?.segment.report();
+        if !report.full || report.history.last_epoch() > history.last_epoch() {
+            return None;
+        }
+        Some((report, self.storage.store()?.export(segment_id(group)).ok()?))
+    }
+
+    /// Begins to copy what a peer gave.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_copy(
+        &mut self,
+        group: GroupId,
+        peer: NodeId,
+        (report, export): (SegmentReport, Export),
+    ) -> Result<(), StoreError> {
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        let install = store.begin_install(segment_id(group), &export.manifest)?;
+        self.copying.insert(group, Copying { peer, report, export, install });
+        Ok(())
+    }
+
+    /// Ends the copy: puts it in place if its source was there to the end, else drops it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn end_copy(&mut self, group: GroupId, whole: bool) -> Result<Option<Input>, StoreError> {
+        let Some(copying) = self.copying.remove(&group) else { return Ok(None) };
+        let Some(store) = self.storage.store() else { return Ok(None) };
+        let Copying { peer, report, export, mut install } = copying;
+        if !whole {
+            return Ok(Some(Input::NotHydrated { peer }));
+        }
+        while let Some(want) = install.want() {
+            install.supply(&export.read(want.file, want.offset, want.length)?)?;
+        }
+        Ok(Some(match store.finish_install(install) {
+            Ok(flushed) => Input::Hydrated { report, flushed },
+            // What is here has got further meanwhile.
+            Err(StoreError::Invalid(_)) => Input::NotHydrated { peer },
+            Err(error) => return Err(error),
+        }))
     }
 }
 
-fn read<R: Rules>(
-    copy: &Copy<R>,
-    report: &SegmentReport,
-    after: types::Lsn,
-    upto: types::Lsn,
+impl<R: Rules> Copy<R> {
+    /// Tells the store what may be flushed and folded.
+    fn publish(&mut self, store: &Store) {
+        let report = self.segment.report();
+        let marks = (report.vdl, report.low_water, report.watermark);
+        if std::mem::replace(&mut self.marks, marks) != marks {
+            store.advance(self.segment.id(), &report);
+        }
+    }
+}
+
+fn segment_id(group: GroupId) -> SegmentId {
+    SegmentId { volume: VOLUME, group }
+}
+
+fn blank_disk(name: NodeId, life: u64, options: &Options) -> Storage {
+    let number = name.as_str().bytes().fold(life, |number, byte| number << 8 | u64::from(byte));
+    Storage::blank(name, Incarnation(number.into()), options.clone())
+}
+
+fn chain(
+    store: &Store,
+    segment: SegmentId,
+    report: SegmentReport,
+    (after, upto): (Lsn, Lsn),
 ) -> Message {
-    let segment = copy.spec.segment;
-    match copy.disk.read(&report.history, after, upto, FILL_PARTS_MAX) {
-        Some(batches) => Message::Fill { segment, report: report.clone(), batches },
-        None => {
-            let horizon = copy.disk.flushed();
+    match store.read_chain(segment, after, upto, FILL_BYTES_MAX) {
+        Ok(Chain::Batches(batches)) => Message::Fill { segment, report, batches },
+        Ok(Chain::Forgotten(horizon)) => {
             Message::Refused(Refusal::Forgotten { horizon, asked: after })
         }
+        Err(error) => Message::Refused(error.refusal(after)),
     }
 }

@@ -53,6 +53,28 @@ pub struct Options {
     pub records: u64,
     /// Records that share groups.
     pub shared: u64,
+    /// Turns of a writer in which it reads pages.
+    pub reads: u64,
+    /// Bytes of log below the durable point at whose ends pages may still be read.
+    pub versions: u64,
+    /// Writes and gossip turns after which a node does a unit of background work.
+    pub background: u64,
+    /// Sizes of the stores, small enough that files are flushed, merged and recycled all the time.
+    pub store: segstore::Options,
+}
+
+fn store(rng: &mut Rng) -> segstore::Options {
+    let log_file_bytes = 1024 << rng.below(4);
+    segstore::Options {
+        log_file_bytes,
+        log_retain_bytes: log_file_bytes * rng.below(8),
+        flush_bytes: rng.between(200, 6_000),
+        flush_total_bytes: rng.between(1_000, 12_000),
+        fold_parts: rng.between(1, 8) as usize,
+        block_bytes: rng.between(100, 1_000) as usize,
+        merge_step_bytes: rng.between(200, 4_000),
+        reserve_bytes: 0,
+    }
 }
 
 impl Options {
@@ -94,6 +116,10 @@ impl Options {
             gossip_micros: rng.between(20_000, 200_000),
             records: rng.between(1, 6),
             shared: rng.between(0, 500),
+            reads: rng.between(0, 1000),
+            versions: rng.between(0, 2_000),
+            background: if rng.chance(100) { 0 } else { rng.between(50, 1000) },
+            store: store(rng),
         }
     }
 

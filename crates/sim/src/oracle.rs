@@ -4,13 +4,17 @@
 //! - the durable point never moves back;
 //! - one writer: once a newer epoch has decided its durable point, no older writer gets beyond it;
 //! - truncated records never return: what an opened epoch left out is in no later log;
+//! - a page served, at any read point, is what the promised log makes it: nothing else is ever returned;
 //! - the engine watermark found at an open is above that of every surviving record (rule R6).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{Opened, Record};
-use types::{Epoch, GroupId, History, Lsn, Span};
-use wire::{Part, PartMeta};
+use segstore::{Chain, Store, StoreError};
+use types::{Epoch, GroupId, History, Lsn, PageKey, SegmentId, Span};
+use wire::{PageAnswer, Part, PartMeta, Refusal};
+
+use crate::pages::Pages;
 
 /// A record as its writer made it.
 #[derive(Clone, Debug)]
@@ -37,8 +41,15 @@ pub struct Oracle {
     acknowledged: BTreeMap<Epoch, Lsn>,
     history: History,
     truncated: BTreeSet<(Epoch, Lsn)>,
+    pages: Pages,
+    /// End of each group's last promised part.
+    tails: BTreeMap<GroupId, Lsn>,
+    /// Highest low-water mark that any writer told.
+    low_water: Lsn,
     /// Opens that completed.
     pub opens: u64,
+    /// Pages served that were right.
+    pub served: u64,
 }
 
 type Checked = Result<(), Violation>;
@@ -163,8 +174,95 @@ impl Oracle {
             )));
         }
         self.history = opened.history.clone();
-        self.promised = log;
+        log[self.promised.len()..].iter().for_each(|(of, span)| self.promise(*of, *span));
         Ok(())
+    }
+
+    /// One more record is promised.
+    fn promise(&mut self, epoch: Epoch, span: Span) {
+        self.promised.push((epoch, span));
+        let Some(made) = self.made.get(&(span.start, epoch)) else { return };
+        self.pages.promised(&made.record);
+        self.tails.extend(made.record.parts.iter().map(|(group, ..)| (*group, span.end)));
+    }
+
+    /// End of a group's last promised part.
+    #[must_use]
+    pub fn tail(&self, group: GroupId) -> Lsn {
+        self.tails.get(&group).copied().unwrap_or_default()
+    }
+
+    /// A writer says that nobody reads below this any more.
+    pub fn raised(&mut self, low_water: Lsn) {
+        self.low_water = self.low_water.max(low_water);
+    }
+
+    /// A node served a page at a read point that was durable when it was asked.
+    ///
+    /// # Errors
+    /// When it is not what the promised log makes it.
+    pub fn check_page(
+        &mut self,
+        group: GroupId,
+        key: &PageKey,
+        read_point: Lsn,
+        answer: &PageAnswer,
+    ) -> Checked {
+        let expected = self.pages.page(group, key, read_point);
+        let expected = expected.map_err(|error| broken(error.to_string()))?;
+        let right = match (answer, &expected) {
+            (PageAnswer::Absent, None) => true,
+            (PageAnswer::Page { version, bytes }, Some((last, content))) => {
+                version == last && bytes == content
+            }
+            (PageAnswer::Failed(Refusal::Forgotten { .. }), _) => read_point < self.low_water,
+            _ => false,
+        };
+        self.served += u64::from(right);
+        match right {
+            true => Ok(()),
+            false => Err(broken(format!(
+                "page {key} at {read_point} is served as {answer:?}, promised as {expected:?}"
+            ))),
+        }
+    }
+
+    /// A complete copy in the end: its pages, and the parts that its log still holds.
+    ///
+    /// # Errors
+    /// When one of them is not what was promised.
+    pub fn same(&self, store: &Store, segment: SegmentId) -> Checked {
+        let (group, upto) = (segment.group, self.declared().end);
+        let failed = |error: StoreError| broken(error.to_string());
+        let (from, to) = (PageKey::MIN, PageKey::MAX);
+        let (stored, _) = store.scan(segment, &from, &to, upto, usize::MAX).map_err(failed)?;
+        let stored = stored.into_iter().map(|(key, end, bytes)| (key, (end, bytes.to_vec())));
+        let stored: Vec<_> = stored.collect();
+        let expected = self.pages.all(group, upto).map_err(|error| broken(error.to_string()))?;
+        if stored != expected {
+            return Err(broken(format!("pages {stored:?}, promised {expected:?}")));
+        }
+        let mut expected = self.expected(group);
+        let last = self.tail(group);
+        let mut chain = store.read_chain(segment, Lsn::ZERO, last, usize::MAX).map_err(failed)?;
+        if let Chain::Forgotten(floor) = chain {
+            expected = expected.split_off(&floor.plus(1));
+            chain = store.read_chain(segment, floor, last, usize::MAX).map_err(failed)?;
+        }
+        let Chain::Batches(batches) = chain else {
+            return Err(broken(format!("no chain: {chain:?}")));
+        };
+        let mut held = BTreeMap::new();
+        for batch in batches {
+            let epoch = batch.header.epoch;
+            held.extend(batch.parts.into_iter().map(|part| (part.meta.span.end, (epoch, part))));
+        }
+        let floor = expected.keys().next().copied().unwrap_or_default();
+        held.retain(|end, _| *end >= floor);
+        match held == expected {
+            true => Ok(()),
+            false => Err(broken(format!("parts {held:?}, promised {expected:?}"))),
+        }
     }
 
     /// A writer declared a new durable point; `before` was its last one.
@@ -182,7 +280,7 @@ impl Oracle {
         for span in own {
             let declared = self.declared();
             if span.start >= declared.end {
-                self.promised.push((epoch, span));
+                self.promise(epoch, span);
             } else if self.promised.binary_search_by_key(&span.start, |(_, s)| s.start).is_err() {
                 return Err(broken(format!("epoch {epoch} promises {span} beside the log")));
             }

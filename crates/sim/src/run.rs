@@ -24,6 +24,10 @@ pub struct Outcome {
     pub promised: usize,
     /// Opens that completed.
     pub opens: u64,
+    /// Pages served and compared.
+    pub served: u64,
+    /// Copies of files put in place.
+    pub copies: u64,
 }
 
 /// A run that broke a promise.
@@ -46,7 +50,7 @@ pub struct Failure {
 pub fn run<R: Rules>(seed: u64, printing: bool) -> Result<Outcome, Box<Failure>> {
     let mut rng = Rng::new(seed);
     let options = Options::of(&mut rng);
-    guarded(seed, World::<R>::new(rng, options, Trace::new(printing)), phases)
+    guarded(seed, world::<R>(seed, rng, options, printing)?, phases)
 }
 
 /// Runs a seed in which the opening of the volume is cut off after its `step`-th answer, and so is
@@ -58,7 +62,7 @@ pub fn run_interrupted<R: Rules>(seed: u64, step: u64) -> Result<bool, Box<Failu
     let mut rng = Rng::new(seed);
     let options = Options::calm(&mut rng);
     let mut reached = false;
-    let mut world = World::<R>::new(rng, options, Trace::new(false));
+    let mut world: World<R> = world(seed, rng, options, false)?;
     // Other steps, the same beginning; other nodes down at each step.
     world.run(400_000, |_| false).map_err(|Violation(what)| failure(seed, &world, what))?;
     world.rng = Rng::new(seed ^ step << 32);
@@ -69,12 +73,23 @@ pub fn run_interrupted<R: Rules>(seed: u64, step: u64) -> Result<bool, Box<Failu
     Ok(reached)
 }
 
+fn world<R: Rules>(
+    seed: u64,
+    rng: Rng,
+    options: Options,
+    printing: bool,
+) -> Result<World<R>, Box<Failure>> {
+    let failed = Failure { seed, at: 0, what: String::new(), options: options.clone() };
+    World::new(rng, options, Trace::new(printing))
+        .map_err(|error| Box::new(Failure { what: error.to_string(), ..failed }))
+}
+
 fn interrupted<R: Rules>(world: &mut World<R>, step: u64) -> Result<bool, Violation> {
     let mut reached = true;
     for _ in 0..2 {
         world.kill_newest();
         for node in 0..world.nodes.len() {
-            world.restart(node);
+            world.restart(node)?;
         }
         for _ in 0..world.rng.below(3) {
             let node = world.rng.below(world.nodes.len() as u64) as usize;
@@ -111,6 +126,8 @@ fn guarded<R: Rules>(
             happenings: world.trace.happenings,
             promised: world.oracle.promised(),
             opens: world.oracle.opens,
+            served: world.oracle.served,
+            copies: world.copies,
         }),
         Err(Violation(what)) => Err(failure(seed, &world, what)),
     }
@@ -128,7 +145,7 @@ fn phases<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
 /// When a promise is broken, or nothing gets better.
 pub fn settle<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
     hold_two_down(world);
-    world.heal();
+    world.heal()?;
     let before = world.oracle.promised();
     let enough = move |world: &World<R>| {
         let writes = world.newest().and_then(|newest| world.instances[newest].vdl()).is_some();
@@ -143,13 +160,13 @@ pub fn settle<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
         return Err(Violation(format!("no progress with four healthy nodes: {newest:?}")));
     }
     world.held_down.clear();
-    world.heal();
+    world.heal()?;
     world.quiet = true;
-    if !world.run(world.now + LIVENESS_MICROS, |world| world.differing().is_none())? {
-        let what = world.differing().unwrap_or_default();
+    if !world.run(world.now + LIVENESS_MICROS, |world| world.behind().is_none())? {
+        let what = world.behind().unwrap_or_default();
         return Err(Violation(format!("copies do not become equal: {what}")));
     }
-    Ok(())
+    world.equal()
 }
 
 /// Six nodes: two stay down at first, such that three of the four others are full.

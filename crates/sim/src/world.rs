@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use protocol::{GroupMembers, GroupSetup, Input, Rules};
+use segstore::StoreError;
 use types::{Epoch, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentSpec};
 
@@ -34,12 +35,14 @@ pub(crate) enum Happening {
     Answer { instance: usize, session: u64, node: usize, group: GroupId, message: Message },
     /// An answer arrives at a node from its peer.
     PeerAnswer { node: usize, life: u64, peer: usize, group: GroupId, message: Message },
-    /// A sync completes.
-    Synced { node: usize, life: u64, upto: BTreeMap<GroupId, u64> },
+    /// A write is durable.
+    Written { node: usize, life: u64 },
     /// A gossip turn of all of a node's segments.
     Gossip { node: usize, life: u64 },
+    /// A peer gives out its files, if it follows this history.
+    Given { copy: CopyOf, history: History },
     /// A copy of files completes.
-    Copied { node: usize, life: u64, peer: usize, peer_life: u64, group: GroupId, history: History },
+    Copied { copy: CopyOf },
     /// A node's power comes back.
     Restart { node: usize },
     /// A node learns late of a group it is to hold.
@@ -50,6 +53,16 @@ pub(crate) enum Happening {
     Turn { instance: usize },
     /// The nemesis's turn.
     Nemesis,
+}
+
+/// A copy of a group's files from one life of a peer to one life of a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CopyOf {
+    group: GroupId,
+    node: usize,
+    life: u64,
+    peer: usize,
+    peer_life: u64,
 }
 
 struct Entry {
@@ -106,12 +119,16 @@ pub struct World<R: Rules> {
     pub kill_at_step: Option<u64>,
     /// Nodes that stay down until released.
     pub held_down: BTreeSet<usize>,
+    /// Copies of files put in place.
+    pub copies: u64,
 }
 
 impl<R: Rules> World<R> {
     /// A world of new nodes and a volume that was never opened.
-    #[must_use]
-    pub fn new(mut rng: Rng, options: Options, trace: Trace) -> Self {
+    ///
+    /// # Errors
+    /// A store's.
+    pub fn new(mut rng: Rng, options: Options, trace: Trace) -> Result<Self, StoreError> {
         let names: Vec<NodeId> = (0..options.nodes)
             .map(|index| format!("n{index}").parse().expect("a valid name"))
             .collect();
@@ -119,7 +136,10 @@ impl<R: Rules> World<R> {
             now: 0,
             number: 0,
             queue: BinaryHeap::new(),
-            nodes: names.iter().map(|name| Node::new(*name)).collect(),
+            nodes: names
+                .iter()
+                .map(|name| Node::new(*name, options.store.clone()))
+                .collect::<Result<_, _>>()?,
             names,
             instances: Vec::new(),
             net: Net::default(),
@@ -131,13 +151,14 @@ impl<R: Rules> World<R> {
             quiet: false,
             kill_at_step: None,
             held_down: BTreeSet::new(),
+            copies: 0,
             rng: Rng::new(rng.next_u64()),
             options,
         };
         for _ in 0..world.options.groups {
             let (_, specs) = world.plan_group();
             for (node, spec) in specs {
-                world.nodes[node].create(spec);
+                world.nodes[node].create(spec)?;
             }
         }
         for node in 0..world.nodes.len() {
@@ -146,7 +167,7 @@ impl<R: Rules> World<R> {
         let turn = world.options.turn_micros;
         world.schedule(turn, Happening::Nemesis);
         world.open();
-        world
+        Ok(world)
     }
 
     pub(crate) fn schedule(&mut self, delay: u64, what: Happening) {
@@ -227,7 +248,7 @@ impl<R: Rules> World<R> {
                     });
                     let mut effects = Vec::new();
                     self.nodes[node].request(route, message, &mut effects);
-                    self.carry_out(node, effects);
+                    self.carry_out(node, effects)?;
                 }
             }
             Happening::PeerAnswer { node, life, peer, group, message } => {
@@ -238,7 +259,7 @@ impl<R: Rules> World<R> {
                     });
                     let mut effects = Vec::new();
                     self.nodes[node].answered(name, group, message, &mut effects);
-                    self.carry_out(node, effects);
+                    self.carry_out(node, effects)?;
                 }
             }
             Happening::Answer { instance, session, node, group, message } => {
@@ -249,23 +270,23 @@ impl<R: Rules> World<R> {
                     self.answer(instance, session, node, group, message)?;
                 }
             }
-            Happening::Synced { node, life, upto } => self.synced(node, life, &upto),
+            Happening::Written { node, life } => self.written(node, life)?,
             Happening::Gossip { node, life } => {
                 if self.nodes[node].life == life {
-                    self.gossip(node);
+                    self.gossip(node)?;
                     self.schedule_gossip(node);
                 }
             }
-            Happening::Copied { node, life, peer, peer_life, group, history } => {
-                if self.alive(node, life) {
-                    self.copied(node, peer, peer_life, group, &history);
-                }
+            Happening::Given { copy, history } => self.given(copy, &history)?,
+            Happening::Copied { copy } => self.copied(copy)?,
+            Happening::Restart { node } => self.restart(node)?,
+            Happening::Create { node, spec } => {
+                let created = self.nodes[node].create(spec);
+                self.stored(node, created)?;
             }
-            Happening::Restart { node } => self.restart(node),
-            Happening::Create { node, spec } => self.nodes[node].create(spec),
             Happening::Strike { nodes } => self.strike(&nodes),
             Happening::Turn { instance } => self.turn(instance)?,
-            Happening::Nemesis => self.nemesis(),
+            Happening::Nemesis => self.nemesis()?,
         }
         Ok(())
     }
@@ -283,45 +304,60 @@ impl<R: Rules> World<R> {
         until.checked_sub(self.now).filter(|rest| *rest > 0)
     }
 
-    fn synced(&mut self, node: usize, life: u64, upto: &BTreeMap<GroupId, u64>) {
-        if !self.alive(node, life) {
-            return;
-        }
-        self.trace
-            .note("synced", &[node as u64], || format!("{} synced {upto:?}", self.names[node]));
-        let mut effects = Vec::new();
-        self.nodes[node].synced(upto, &mut effects);
-        self.carry_out(node, effects);
-        self.want_sync(node);
+    /// What a node's store said: an error that nothing done to its disk explains is a broken promise.
+    pub(crate) fn stored<T>(
+        &self,
+        node: usize,
+        result: Result<T, StoreError>,
+    ) -> Result<T, Violation> {
+        result.map_err(|error| Violation(format!("the store of {}: {error}", self.names[node])))
     }
 
-    /// Starts a sync when something is unsynced and none is under way.
-    fn want_sync(&mut self, node: usize) {
+    fn written(&mut self, node: usize, life: u64) -> Result<(), Violation> {
+        if !self.alive(node, life) {
+            return Ok(());
+        }
+        self.trace.note("written", &[node as u64], || format!("{} has written", self.names[node]));
+        let mut effects = Vec::new();
+        let written = self.nodes[node].written(&mut effects);
+        self.stored(node, written)?;
+        self.carry_out(node, effects)?;
+        self.want_write(node);
+        self.work(node)
+    }
+
+    /// Begins to write when something waits and no write is under way.
+    fn want_write(&mut self, node: usize) {
         let state = &mut self.nodes[node];
-        let upto: BTreeMap<GroupId, u64> = state
-            .copies
-            .iter()
-            .filter_map(|(group, copy)| copy.disk.unsynced().map(|seq| (*group, seq)))
-            .collect();
-        if !upto.is_empty() && !std::mem::replace(&mut state.syncing, true) {
+        if state.begin_write() {
             let life = state.life;
             let delay = self.rng.between(50, self.options.sync_micros.max(60));
-            self.schedule(delay, Happening::Synced { node, life, upto });
+            self.schedule(delay, Happening::Written { node, life });
         }
     }
 
-    fn gossip(&mut self, node: usize) {
+    /// Background work has its chance.
+    fn work(&mut self, node: usize) -> Result<(), Violation> {
+        if self.rng.chance(self.options.background) {
+            let worked = self.nodes[node].work();
+            self.stored(node, worked)?;
+        }
+        Ok(())
+    }
+
+    fn gossip(&mut self, node: usize) -> Result<(), Violation> {
         if self.deferred(End::Node(node)).is_some() {
-            return;
+            return Ok(());
         }
         let mut effects = Vec::new();
         for group in self.nodes[node].copies.keys().copied().collect::<Vec<_>>() {
             self.nodes[node].input(group, Input::Tick, &mut effects);
         }
-        self.carry_out(node, effects);
+        self.carry_out(node, effects)?;
+        self.work(node)
     }
 
-    fn carry_out(&mut self, node: usize, effects: Vec<Effect>) {
+    fn carry_out(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Violation> {
         let mut wrote = false;
         for effect in effects {
             match effect {
@@ -342,15 +378,25 @@ impl<R: Rules> World<R> {
                 Effect::Hydrate(peer, group, history) => {
                     let (peer, life) = (self.index(peer), self.nodes[node].life);
                     let peer_life = self.nodes[peer].life;
-                    let delay = self.rng.between(500, 30_000);
-                    let what = Happening::Copied { node, life, peer, peer_life, group, history };
-                    self.schedule(delay, what);
+                    let delay = self.rng.between(100, 10_000);
+                    let copy = CopyOf { group, node, life, peer, peer_life };
+                    self.schedule(delay, Happening::Given { copy, history });
+                }
+                Effect::Served(group, key, read_point, answer) => {
+                    self.trace.note("served", &[node as u64, read_point.0], || {
+                        format!("{} serves {key} at {read_point}: {answer:?}", self.names[node])
+                    });
+                    let served = self.oracle.check_page(group, &key, read_point, &answer);
+                    served.map_err(|Violation(what)| {
+                        Violation(format!("{}, group {group}: {what}", self.names[node]))
+                    })?;
                 }
             }
         }
         if wrote {
-            self.want_sync(node);
+            self.want_write(node);
         }
+        Ok(())
     }
 
     fn fate(&mut self, from: End, to: End) -> Vec<u64> {
@@ -383,36 +429,47 @@ impl<R: Rules> World<R> {
         }
     }
 
-    /// A copy of files arrives whole, or not at all.
-    fn copied(
-        &mut self,
-        node: usize,
-        peer: usize,
-        peer_life: u64,
-        group: GroupId,
-        history: &History,
-    ) {
-        let name = self.names[peer];
-        let reached =
-            self.alive(peer, peer_life) && self.net.open(End::Node(peer), End::Node(node));
-        let given = self.nodes[peer].copies.get(&group).filter(|_| reached).and_then(|copy| {
-            let report = copy.segment.as_ref()?.report();
-            let usable = report.full && report.history.last_epoch() <= history.last_epoch();
-            usable.then(|| (report, copy.disk.clone()))
+    fn reaches(&self, copy: CopyOf) -> bool {
+        let CopyOf { node, peer, peer_life, .. } = copy;
+        self.alive(peer, peer_life) && self.net.open(End::Node(peer), End::Node(node))
+    }
+
+    /// A peer pins its files and gives out its manifest; what both do meanwhile is not waited for.
+    fn given(&mut self, copy: CopyOf, history: &History) -> Result<(), Violation> {
+        let CopyOf { group, node, life, peer, .. } = copy;
+        if !self.alive(node, life) {
+            return Ok(());
+        }
+        let reached = self.reaches(copy);
+        if let Some(given) = self.nodes[peer].give(group, history).filter(|_| reached) {
+            let begun = self.nodes[node].begin_copy(group, self.names[peer], given);
+            self.stored(node, begun)?;
+            let delay = self.rng.between(500, 30_000);
+            self.schedule(delay, Happening::Copied { copy });
+            return Ok(());
+        }
+        let mut effects = Vec::new();
+        let refused = Input::NotHydrated { peer: self.names[peer] };
+        self.nodes[node].input(group, refused, &mut effects);
+        self.carry_out(node, effects)
+    }
+
+    /// A copy of files is put in place whole, or not at all.
+    fn copied(&mut self, copy: CopyOf) -> Result<(), Violation> {
+        let CopyOf { group, node, life, peer, .. } = copy;
+        if !self.alive(node, life) {
+            return Ok(());
+        }
+        let whole = self.reaches(copy);
+        let ended = self.nodes[node].end_copy(group, whole);
+        let Some(input) = self.stored(node, ended)? else { return Ok(()) };
+        self.copies += u64::from(matches!(input, Input::Hydrated { .. }));
+        self.trace.note("copied", &[node as u64, peer as u64], || {
+            format!("{} copies from {}: {input:?}", self.names[node], self.names[peer])
         });
         let mut effects = Vec::new();
-        let input = match (given, self.nodes[node].copies.get_mut(&group)) {
-            (Some((report, disk)), Some(copy)) => {
-                copy.disk.install(&disk, &report);
-                Input::Hydrated { report, flushed: disk.flushed() }
-            }
-            _ => Input::NotHydrated { peer: name },
-        };
-        self.trace.note("copied", &[node as u64, peer as u64], || {
-            format!("{} copies from {name}: {input:?}", self.names[node])
-        });
         self.nodes[node].input(group, input, &mut effects);
-        self.carry_out(node, effects);
+        self.carry_out(node, effects)
     }
 
     fn answer(
@@ -469,6 +526,8 @@ impl<R: Rules> World<R> {
         let load = Load {
             records: if self.quiet { 0 } else { self.options.records },
             shared: self.options.shared,
+            reads: self.options.reads,
+            versions: self.options.versions,
             settle: self.calm,
         };
         let state = &mut self.instances[instance];

@@ -26,11 +26,19 @@ fn sum(seeds: u64, play: impl Fn(u64) -> u64 + Sync) -> u64 {
 
 #[test]
 fn two_thousand_seeds_keep_every_promise() {
+    let (served, copies) = (AtomicU64::new(0), AtomicU64::new(0));
     let promised = sum(2_000, |seed| match run::<Sound>(seed, false) {
-        Ok(outcome) => outcome.promised as u64,
+        Ok(outcome) => {
+            served.fetch_add(outcome.served, Ordering::Relaxed);
+            copies.fetch_add(outcome.copies, Ordering::Relaxed);
+            outcome.promised as u64
+        }
         Err(failure) => panic!("{failure:#?}"),
     });
+    let (served, copies) = (served.into_inner(), copies.into_inner());
     assert!(promised > 100_000, "the seeds hardly write anything: {promised} records");
+    assert!(served > 200_000, "the seeds hardly read anything: {served} pages");
+    assert!(copies > 300, "the seeds hardly copy anything: {copies} copies");
 }
 
 #[test]

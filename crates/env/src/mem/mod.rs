@@ -5,11 +5,17 @@
 //! `sync` or a durable write, names by `sync_dir`. [`MemDisk::crash`] makes a new disk of what the
 //! medium holds, plus as much of the unsynced writes as [`Survive`] says, 512-byte sector by sector.
 
+mod content;
+mod names;
+
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::content::Content;
+use self::names::Directory;
 use crate::disk::{Disk, DiskError, ErrorKind, File, Mode, Operation};
 
 /// What is written whole or not at all.
@@ -24,31 +30,17 @@ pub enum Survive {
     Everything,
     /// Of each unsynced write, the first so many bytes.
     Prefix(usize),
-    /// Of each unsynced write any subset of sectors, and any subset of names, by this seed.
+    /// Of each unsynced write the sectors whose bits are set, the lowest bit first.
+    Sectors(u64),
+    /// Of each unsynced write any subset of sectors, and of each directory's changes of names the
+    /// first few, by this seed.
     Random(u64),
-}
-
-#[derive(Clone, Debug)]
-enum Pending {
-    Write { offset: usize, bytes: Vec<u8> },
-    Length(usize),
-}
-
-#[derive(Clone, Debug, Default)]
-struct Node {
-    seen: Vec<u8>,
-    held: Vec<u8>,
-    pending: Vec<Pending>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    nodes: Vec<Node>,
-    /// Names as programs see them.
-    names: BTreeMap<PathBuf, usize>,
-    /// Names as the medium holds them.
-    names_held: BTreeMap<PathBuf, usize>,
-    directories: BTreeMap<PathBuf, ()>,
+    files: Vec<Content>,
+    directories: BTreeMap<PathBuf, Directory>,
     capacity: Option<u64>,
     sync_points: u64,
     freeze_at: Option<u64>,
@@ -64,7 +56,7 @@ pub struct MemDisk {
 
 struct MemFile {
     state: Arc<Mutex<State>>,
-    node: usize,
+    file: usize,
     path: PathBuf,
     writable: bool,
 }
@@ -84,12 +76,9 @@ fn error(operation: Operation, path: &Path, offset: u64, kind: ErrorKind) -> Dis
     DiskError { operation, path: path.to_owned(), offset, kind, detail: detail.to_owned() }
 }
 
-fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    content[offset..end].copy_from_slice(bytes);
+/// A path's directory and its name there.
+fn split(path: &Path) -> (&Path, &OsStr) {
+    (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default())
 }
 
 fn next_random(seed: &mut u64) -> u64 {
@@ -98,47 +87,6 @@ fn next_random(seed: &mut u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
-}
-
-impl Node {
-    fn settle(&mut self, survive: Survive, seed: &mut u64) {
-        let mut held = std::mem::take(&mut self.held);
-        for pending in self.pending.drain(..) {
-            match (pending, survive) {
-                (_, Survive::Nothing) => {}
-                (Pending::Length(length), Survive::Everything) => held.resize(length, 0),
-                (Pending::Length(_), Survive::Prefix(_)) => {}
-                (Pending::Length(length), Survive::Random(_)) => {
-                    if next_random(seed) & 1 == 0 {
-                        held.resize(length, 0);
-                    }
-                }
-                (Pending::Write { offset, bytes }, Survive::Everything) => {
-                    put(&mut held, offset, &bytes);
-                }
-                (Pending::Write { offset, bytes }, Survive::Prefix(count)) => {
-                    put(&mut held, offset, &bytes[..count.min(bytes.len())]);
-                }
-                (Pending::Write { offset, bytes }, Survive::Random(_)) => {
-                    let mut at = 0;
-                    while at < bytes.len() {
-                        let end = bytes.len().min(at + SECTOR - (offset + at) % SECTOR);
-                        if next_random(seed) & 1 == 0 {
-                            put(&mut held, offset + at, &bytes[at..end]);
-                        }
-                        at = end;
-                    }
-                }
-            }
-        }
-        self.seen.clone_from(&held);
-        self.held = held;
-    }
-
-    fn sync(&mut self) {
-        self.held.clone_from(&self.seen);
-        self.pending.clear();
-    }
 }
 
 impl State {
@@ -156,8 +104,26 @@ impl State {
         Ok(())
     }
 
+    fn named(&self) -> impl Iterator<Item = usize> {
+        self.directories.values().flat_map(|directory| directory.names.values().copied())
+    }
+
     fn used(&self) -> u64 {
-        self.names.values().map(|node| self.nodes[*node].seen.len() as u64).sum()
+        self.named().map(|file| self.files[file].seen.len() as u64).sum()
+    }
+
+    fn find(&self, path: &Path) -> Option<usize> {
+        let (directory, name) = split(path);
+        self.directories.get(directory)?.get(name)
+    }
+
+    /// The directory that a path lies in: programs may leave out the top one.
+    fn directory(&mut self, path: &Path) -> Option<&mut Directory> {
+        let (directory, _) = split(path);
+        if directory.as_os_str().is_empty() {
+            return Some(self.directories.entry(PathBuf::new()).or_default());
+        }
+        self.directories.get_mut(directory)
     }
 }
 
@@ -207,26 +173,16 @@ impl MemDisk {
     pub fn crash(&self, survive: Survive) -> MemDisk {
         let state = lock(&self.state);
         let mut seed = if let Survive::Random(seed) = survive { seed } else { 0 };
-        let mut nodes = state.nodes.clone();
-        for node in &mut nodes {
-            node.settle(survive, &mut seed);
+        let mut fresh = State::default();
+        for (path, directory) in &state.directories {
+            let mut directory = directory.after(survive, &mut seed);
+            // Files without a name are gone.
+            directory.renumber(|file| {
+                fresh.files.push(state.files[file].after(survive, &mut seed));
+                fresh.files.len() - 1
+            });
+            fresh.directories.insert(path.clone(), directory);
         }
-        let names = match survive {
-            Survive::Everything => state.names.clone(),
-            Survive::Random(_) => {
-                // Each directory's names are journaled in order: a directory is all new or all old.
-                let renew = next_random(&mut seed) & 1 == 0;
-                if renew { state.names.clone() } else { state.names_held.clone() }
-            }
-            Survive::Nothing | Survive::Prefix(_) => state.names_held.clone(),
-        };
-        let fresh = State {
-            nodes,
-            names_held: names.clone(),
-            names,
-            directories: state.directories.clone(),
-            ..State::default()
-        };
         MemDisk { state: Arc::new(Mutex::new(fresh)) }
     }
 
@@ -236,13 +192,12 @@ impl MemDisk {
     /// `Missing` or `Eof`.
     pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
-        let node = *state
-            .names
-            .get(path)
+        let file = state
+            .find(path)
             .ok_or_else(|| error(Operation::Write, path, offset, ErrorKind::Missing))?;
-        let node = &mut state.nodes[node];
+        let file = &mut state.files[file];
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for content in [&mut node.seen, &mut node.held] {
+        for content in [&mut file.seen, &mut file.held] {
             match content.get_mut(at) {
                 Some(byte) => *byte ^= mask,
                 None => return Err(error(Operation::Write, path, offset, ErrorKind::Eof)),
@@ -256,36 +211,37 @@ impl Disk for MemDisk {
     fn open(&self, path: &Path, mode: Mode) -> Result<Arc<dyn File>, DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Open, path, false)?;
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let node = match (state.names.get(path).copied(), mode) {
+        let file = match (state.find(path), mode) {
             (Some(_), Mode::Create) => {
                 return Err(error(Operation::Open, path, 0, ErrorKind::Exists));
             }
-            (Some(node), _) => node,
-            (None, Mode::Create)
-                if parent.as_os_str().is_empty() || state.directories.contains_key(parent) =>
-            {
-                state.nodes.push(Node::default());
-                let node = state.nodes.len() - 1;
-                state.names.insert(path.to_owned(), node);
-                node
+            (Some(file), _) => file,
+            (None, Mode::Create) => {
+                let file = state.files.len();
+                let Some(directory) = state.directory(path) else {
+                    return Err(error(Operation::Open, path, 0, ErrorKind::Missing));
+                };
+                directory.change(vec![(split(path).1.to_owned(), Some(file))]);
+                state.files.push(Content::default());
+                file
             }
             (None, _) => return Err(error(Operation::Open, path, 0, ErrorKind::Missing)),
         };
         let (state, path) = (Arc::clone(&self.state), path.to_owned());
-        Ok(Arc::new(MemFile { state, node, path, writable: mode != Mode::Read }))
+        Ok(Arc::new(MemFile { state, file, path, writable: mode != Mode::Read }))
     }
 
     fn list(&self, directory: &Path) -> Result<Vec<String>, DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::List, directory, false)?;
-        if !state.directories.contains_key(directory) {
+        let Some(inside) = state.directories.get(directory) else {
             return Err(error(Operation::List, directory, 0, ErrorKind::Missing));
-        }
-        let inside = state.names.keys().chain(state.directories.keys());
-        let mut names: Vec<String> = inside
-            .filter(|path| path.parent() == Some(directory))
-            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+        };
+        let below = state.directories.keys().filter(|path| path.parent() == Some(directory));
+        let mut names: Vec<String> = below
+            .filter_map(|path| path.file_name())
+            .chain(inside.names.keys().map(|name| name.as_os_str()))
+            .filter_map(|name| name.to_str().map(str::to_owned))
             .collect();
         names.sort();
         Ok(names)
@@ -294,31 +250,39 @@ impl Disk for MemDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Rename, from, false)?;
-        let node = state
-            .names
-            .remove(from)
-            .ok_or_else(|| error(Operation::Rename, from, 0, ErrorKind::Missing))?;
-        state.names.insert(to.to_owned(), node);
+        let missing = || error(Operation::Rename, from, 0, ErrorKind::Missing);
+        let file = state.find(from).ok_or_else(missing)?;
+        let ((source, old), (target, new)) = (split(from), split(to));
+        let (gone, come) = ((old.to_owned(), None), (new.to_owned(), Some(file)));
+        if source == target {
+            state.directory(from).ok_or_else(missing)?.change(vec![gone, come]);
+        } else {
+            state.directory(to).ok_or_else(missing)?.change(vec![come]);
+            state.directory(from).ok_or_else(missing)?.change(vec![gone]);
+        }
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Remove, path, false)?;
-        match state.names.remove(path) {
-            Some(_) => Ok(()),
-            None => Err(error(Operation::Remove, path, 0, ErrorKind::Missing)),
+        let known = state.find(path).is_some();
+        match state.directory(path).filter(|_| known) {
+            Some(directory) => directory.change(vec![(split(path).1.to_owned(), None)]),
+            None => return Err(error(Operation::Remove, path, 0, ErrorKind::Missing)),
         }
+        Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Remove, path, false)?;
-        if state.names.keys().any(|name| name.starts_with(path)) {
+        let mut below = state.directories.iter().filter(|(place, _)| place.starts_with(path));
+        if below.any(|(_, directory)| !directory.names.is_empty()) {
             return Err(error(Operation::Remove, path, 0, ErrorKind::Failed));
         }
         match state.directories.remove(path) {
-            Some(()) => Ok(()),
+            Some(_) => Ok(()),
             None => Err(error(Operation::Remove, path, 0, ErrorKind::Missing)),
         }
     }
@@ -326,14 +290,9 @@ impl Disk for MemDisk {
     fn sync_dir(&self, directory: &Path) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::SyncDir, directory, true)?;
-        state.names_held.retain(|path, _| path.parent() != Some(directory));
-        let inside: Vec<_> = state
-            .names
-            .iter()
-            .filter(|(path, _)| path.parent() == Some(directory))
-            .map(|(path, node)| (path.clone(), *node))
-            .collect();
-        state.names_held.extend(inside);
+        if let Some(directory) = state.directories.get_mut(directory) {
+            directory.sync();
+        }
         Ok(())
     }
 
@@ -342,7 +301,7 @@ impl Disk for MemDisk {
         state.check(Operation::CreateDir, directory, false)?;
         // Directories are durable at once: their loss is never the interesting case.
         for place in directory.ancestors() {
-            state.directories.insert(place.to_owned(), ());
+            state.directories.entry(place.to_owned()).or_default();
         }
         Ok(())
     }
@@ -362,24 +321,21 @@ impl MemFile {
             return Err(fail(ErrorKind::Failed));
         }
         let offset = usize::try_from(offset).map_err(|_| fail(ErrorKind::Failed))?;
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
         if state.frozen {
             return Err(fail(ErrorKind::Failed));
         }
-        let grown = (offset + bytes.len()).saturating_sub(state.nodes[self.node].seen.len());
+        let grown = (offset + bytes.len()).saturating_sub(state.files[self.file].seen.len());
         let over = |capacity| state.used() + grown as u64 > capacity;
         if state.capacity.is_some_and(over) {
             return Err(fail(ErrorKind::Full));
         }
         // Whatever happens next, the medium may have begun.
-        let node = &mut state.nodes[self.node];
-        put(&mut node.seen, offset, &bytes);
-        node.pending.push(Pending::Write { offset, bytes });
+        state.files[self.file].write(offset, bytes);
         state.check(Operation::Write, &self.path, durable)?;
-        if durable
-            && let Some(Pending::Write { offset, bytes }) = state.nodes[self.node].pending.pop()
-        {
-            put(&mut state.nodes[self.node].held, offset, &bytes);
+        if durable {
+            state.files[self.file].last_is_durable();
         }
         Ok(())
     }
@@ -389,7 +345,7 @@ impl File for MemFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Read, &self.path, false)?;
-        let content = &state.nodes[self.node].seen;
+        let content = &state.files[self.file].seen;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(buffer.len());
         match content.get(start..end) {
@@ -412,21 +368,19 @@ impl File for MemFile {
     fn sync(&self) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Sync, &self.path, true)?;
-        state.nodes[self.node].sync();
+        state.files[self.file].sync();
         Ok(())
     }
 
     fn len(&self) -> Result<u64, DiskError> {
-        Ok(lock(&self.state).nodes[self.node].seen.len() as u64)
+        Ok(lock(&self.state).files[self.file].seen.len() as u64)
     }
 
     fn set_len(&self, length: u64) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Length, &self.path, false)?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let node = &mut state.nodes[self.node];
-        node.seen.resize(length, 0);
-        node.pending.push(Pending::Length(length));
+        state.files[self.file].set_len(length);
         Ok(())
     }
 }

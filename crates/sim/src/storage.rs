@@ -1,0 +1,83 @@
+//! A node's disk and the real store on it: begun, written, and cut off by a loss of power.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use env::{MemDisk, Survive};
+use segstore::{Identity, LogEntry, Options, RestoredSegment, Store, StoreError};
+use types::{ClusterId, Engine, Incarnation, NodeId, SegmentId};
+
+use crate::engine::Digest;
+use crate::rng::Rng;
+
+static ENGINE: LazyLock<Arc<dyn Engine>> = LazyLock::new(|| Arc::new(Digest));
+
+/// Entries of a node's segments, in the order in which they are to be durable.
+pub type Entries = Vec<(SegmentId, LogEntry)>;
+
+/// A disk, and the store on it while its node runs.
+pub struct Storage {
+    disk: MemDisk,
+    store: Option<Store>,
+    identity: Identity,
+    options: Options,
+}
+
+impl Storage {
+    /// An empty disk. No other life of any disk has this incarnation.
+    #[must_use]
+    pub fn blank(node: NodeId, incarnation: Incarnation, options: Options) -> Storage {
+        let identity = Identity { cluster: ClusterId(1), node, incarnation };
+        Storage { disk: MemDisk::new(), store: None, identity, options }
+    }
+
+    /// The store, while the node runs.
+    #[must_use]
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Opens the store, or creates it on an empty disk.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn start(&mut self) -> Result<Vec<RestoredSegment>, StoreError> {
+        let dir = Path::new("store");
+        let disk = Arc::new(self.disk.clone());
+        let (engine, options) = (Arc::clone(&ENGINE), self.options.clone());
+        let (store, restored) = match Identity::load(&self.disk, dir)? {
+            Some(_) => Store::open(disk, engine, dir, self.identity, options)?,
+            None => (Store::create(disk, engine, dir, self.identity, options)?, Vec::new()),
+        };
+        self.store = Some(store);
+        Ok(restored)
+    }
+
+    /// Power is lost: in the middle of background work, of writing these entries, of a start, or of
+    /// nothing. What remains is what the disk held, and some of what was on its way.
+    pub fn lose_power(&mut self, unfinished: &Entries, rng: &mut Rng) {
+        self.disk.freeze_at(self.disk.sync_points() + rng.below(6));
+        // What fails here has nobody left to tell.
+        match self.store.take() {
+            Some(store) => {
+                if rng.chance(400) {
+                    (0..3).for_each(|_| drop(store.background()));
+                }
+                if rng.chance(700) && !unfinished.is_empty() {
+                    drop(store.append(unfinished));
+                }
+            }
+            None => {
+                drop(self.start());
+                self.store = None;
+            }
+        }
+        let survive = match rng.below(10) {
+            0..3 => Survive::Nothing,
+            3 => Survive::Everything,
+            4 => Survive::Prefix(512 * rng.below(8) as usize),
+            _ => Survive::Random(rng.next_u64()),
+        };
+        self.disk = self.disk.crash(survive);
+    }
+}
