@@ -114,17 +114,30 @@ fn names_that_were_not_synced_survive_in_the_order_in_which_they_changed() {
 }
 
 #[test]
-fn any_sectors_of_an_unsynced_write_survive() {
+fn outcomes_are_all_that_a_loss_of_power_can_leave() {
     let disk = MemDisk::new();
     disk.create_dir(Path::new("d")).expect("directory");
     let file = disk.open(Path::new("d/f"), Mode::Create).expect("file");
     disk.sync_dir(Path::new("d")).expect("sync");
-    file.write_at(512, &[IoSlice::new(&[7; 3 * 512])]).expect("write");
-    for mask in 0..8_u64 {
-        let found = content(&disk.crash(Survive::Sectors(mask)), "d/f").expect("file");
-        for sector in 0..3 {
-            let byte = found.get(512 * (sector + 1)).copied().unwrap_or(0);
-            assert_eq!(byte == 7, mask >> sector & 1 == 1, "{mask:b}");
+    file.write_at_durable(0, &[IoSlice::new(&[1; 4 * 512])]).expect("write");
+    assert_eq!(disk.outcomes(), 1, "everything is durable");
+    // Three sectors, of the last only a part; and two changes of names.
+    file.write_at(512, &[IoSlice::new(&[7; 1100])]).expect("write");
+    disk.open(Path::new("d/g"), Mode::Create).expect("file");
+    disk.rename(Path::new("d/g"), Path::new("d/h")).expect("renames");
+    assert_eq!(disk.outcomes(), 8 * 3);
+    let left = |number| {
+        let left = disk.crash(Survive::Outcome(number));
+        (left.list(Path::new("d")).expect("lists"), content(&left, "d/f").expect("file"))
+    };
+    let found: BTreeSet<_> = (0..disk.outcomes()).map(left).collect();
+    assert_eq!(found.len(), 24, "each is another");
+    for (names, content) in found {
+        assert!(["f", "f g", "f h"].contains(&names.join(" ").as_str()), "{names:?}");
+        for (from, to) in [(512, 1024), (1024, 1536), (1536, 1612)] {
+            let piece = &content[from..to];
+            assert!(piece.iter().all(|byte| *byte == piece[0]), "sectors are old or new");
         }
+        assert_eq!(content[1612..], [1; 436]);
     }
 }

@@ -1,6 +1,6 @@
 //! One file of a disk in memory: what programs see, what the medium holds, and what is between.
 
-use super::{SECTOR, Survive, next_random};
+use super::{Fate, SECTOR, Survive};
 
 #[derive(Clone, Debug)]
 enum Pending {
@@ -48,32 +48,29 @@ impl Content {
         self.pending.clear();
     }
 
+    /// How many files a loss of power can leave, at most.
+    pub(super) fn outcomes(&self) -> u64 {
+        let pieces: usize = self.pending.iter().map(Pending::pieces).sum();
+        1_u64.checked_shl(u32::try_from(pieces).unwrap_or(u32::MAX)).unwrap_or(u64::MAX)
+    }
+
     /// The file after a loss of power.
-    pub(super) fn after(&self, survive: Survive, seed: &mut u64) -> Content {
+    pub(super) fn after(&self, fate: &mut Fate) -> Content {
         let mut held = self.held.clone();
         for pending in &self.pending {
-            match (pending, survive) {
-                (_, Survive::Nothing) | (Pending::Length(_), Survive::Prefix(_)) => {}
-                (Pending::Length(length), Survive::Everything) => held.resize(*length, 0),
-                (Pending::Length(length), Survive::Random(_)) => {
-                    if next_random(seed) & 1 == 0 {
-                        held.resize(*length, 0);
-                    }
-                }
-                (Pending::Write { offset, bytes }, Survive::Everything) => {
-                    put(&mut held, *offset, bytes);
-                }
+            match (pending, fate.survive) {
                 (Pending::Write { offset, bytes }, Survive::Prefix(count)) => {
                     put(&mut held, *offset, &bytes[..count.min(bytes.len())]);
                 }
-                (Pending::Write { offset, bytes }, Survive::Random(_)) => {
-                    put_some(&mut held, *offset, bytes, |_| next_random(seed) & 1 == 0);
+                (Pending::Write { offset, bytes }, _) => {
+                    for (at, end) in sectors(*offset, bytes.len()) {
+                        if fate.survives() {
+                            put(&mut held, offset + at, &bytes[at..end]);
+                        }
+                    }
                 }
-                (Pending::Write { offset, bytes }, Survive::Sectors(mask)) => {
-                    put_some(&mut held, *offset, bytes, |sector| mask >> sector & 1 == 1);
-                }
-                (Pending::Length(length), Survive::Sectors(mask)) => {
-                    if mask & 1 == 1 {
+                (Pending::Length(length), _) => {
+                    if fate.survives() {
                         held.resize(*length, 0);
                     }
                 }
@@ -83,19 +80,25 @@ impl Content {
     }
 }
 
-/// Puts the sectors that `chosen` names by their number in the write.
-fn put_some(
-    held: &mut Vec<u8>,
-    offset: usize,
-    bytes: &[u8],
-    mut chosen: impl FnMut(usize) -> bool,
-) {
-    let (mut at, mut sector) = (0, 0);
-    while at < bytes.len() {
-        let end = bytes.len().min(at + SECTOR - (offset + at) % SECTOR);
-        if chosen(sector) {
-            put(held, offset + at, &bytes[at..end]);
+impl Pending {
+    /// What survives each on its own.
+    fn pieces(&self) -> usize {
+        match self {
+            Pending::Write { offset, bytes } => sectors(*offset, bytes.len()).count(),
+            Pending::Length(_) => 1,
         }
-        (at, sector) = (end, sector + 1);
     }
+}
+
+/// A write's bytes by sectors of the file: from and to, counted from the write's first byte.
+fn sectors(offset: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let end = length.min(at + SECTOR - (offset + at) % SECTOR);
+        let sector = (at, end);
+        (at < length).then(|| {
+            at = end;
+            sector
+        })
+    })
 }

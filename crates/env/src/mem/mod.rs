@@ -30,11 +30,48 @@ pub enum Survive {
     Everything,
     /// Of each unsynced write, the first so many bytes.
     Prefix(usize),
-    /// Of each unsynced write the sectors whose bits are set, the lowest bit first.
-    Sectors(u64),
     /// Of each unsynced write any subset of sectors, and of each directory's changes of names the
     /// first few, by this seed.
     Random(u64),
+    /// The same, but counted: every number below [`MemDisk::outcomes`] is a case, and all cases there
+    /// are.
+    Outcome(u64),
+}
+
+/// What was not synced, decided piece by piece.
+#[derive(Clone, Copy)]
+struct Fate {
+    survive: Survive,
+    rest: u64,
+}
+
+impl Fate {
+    fn new(survive: Survive) -> Fate {
+        match survive {
+            Survive::Random(rest) | Survive::Outcome(rest) => Fate { survive, rest },
+            _ => Fate { survive, rest: 0 },
+        }
+    }
+
+    /// How many of `count` steps that are taken in order survive.
+    fn steps(&mut self, count: usize) -> usize {
+        let cases = count as u64 + 1;
+        let chosen = match self.survive {
+            Survive::Nothing | Survive::Prefix(_) => 0,
+            Survive::Everything => count as u64,
+            Survive::Random(_) => next_random(&mut self.rest) % cases,
+            Survive::Outcome(_) => {
+                let chosen = self.rest % cases;
+                self.rest /= cases;
+                chosen
+            }
+        };
+        usize::try_from(chosen).unwrap_or(count)
+    }
+
+    fn survives(&mut self) -> bool {
+        self.steps(1) == 1
+    }
 }
 
 #[derive(Debug, Default)]
@@ -172,18 +209,27 @@ impl MemDisk {
     #[must_use]
     pub fn crash(&self, survive: Survive) -> MemDisk {
         let state = lock(&self.state);
-        let mut seed = if let Survive::Random(seed) = survive { seed } else { 0 };
+        let mut fate = Fate::new(survive);
         let mut fresh = State::default();
         for (path, directory) in &state.directories {
-            let mut directory = directory.after(survive, &mut seed);
+            let mut directory = directory.after(&mut fate);
             // Files without a name are gone.
             directory.renumber(|file| {
-                fresh.files.push(state.files[file].after(survive, &mut seed));
+                fresh.files.push(state.files[file].after(&mut fate));
                 fresh.files.len() - 1
             });
             fresh.directories.insert(path.clone(), directory);
         }
         MemDisk { state: Arc::new(Mutex::new(fresh)) }
+    }
+
+    /// How many different disks a loss of power can leave now, at most.
+    #[must_use]
+    pub fn outcomes(&self) -> u64 {
+        let state = lock(&self.state);
+        let names = state.directories.values().map(Directory::outcomes);
+        let files = state.directories.values().flat_map(Directory::reachable);
+        names.chain(files.map(|file| state.files[file].outcomes())).fold(1, u64::saturating_mul)
     }
 
     /// Flips bits of one stored byte, as a failing medium does.

@@ -3,10 +3,10 @@
 //! Changes of names are journaled: those that survive a loss of power without a sync are the first
 //! ones, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 
-use super::{Survive, next_random};
+use super::Fate;
 
 /// Which file a name means.
 type Names = BTreeMap<OsString, usize>;
@@ -51,13 +51,20 @@ impl Directory {
         self.held.clone_from(&self.names);
     }
 
+    /// Files that a loss of power can leave under some name.
+    pub(super) fn reachable(&self) -> BTreeSet<usize> {
+        let changed = self.pending.iter().flatten().filter_map(|(_, file)| *file);
+        self.names.values().chain(self.held.values()).copied().chain(changed).collect()
+    }
+
+    /// How many directories a loss of power can leave.
+    pub(super) fn outcomes(&self) -> u64 {
+        self.pending.len() as u64 + 1
+    }
+
     /// The directory after a loss of power.
-    pub(super) fn after(&self, survive: Survive, seed: &mut u64) -> Directory {
-        let count = match survive {
-            Survive::Nothing | Survive::Prefix(_) | Survive::Sectors(_) => 0,
-            Survive::Everything => self.pending.len(),
-            Survive::Random(_) => next_random(seed) as usize % (self.pending.len() + 1),
-        };
+    pub(super) fn after(&self, fate: &mut Fate) -> Directory {
+        let count = fate.steps(self.pending.len());
         let mut names = self.held.clone();
         self.pending.iter().take(count).for_each(|change| apply(&mut names, change.clone()));
         Directory { held: names.clone(), names, pending: Vec::new() }
