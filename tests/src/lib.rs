@@ -1,12 +1,13 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`small_disk`],
+//! Reading order: [`cluster`], [`instance`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`small_disk`],
 //! [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
 
 pub mod aged;
 pub mod cluster;
 pub mod hard;
+pub mod instance;
 pub mod ledger;
 pub mod metrics;
 pub mod moments;
@@ -18,6 +19,7 @@ pub mod suites;
 pub mod tools;
 
 pub use cluster::{Cluster, Options};
+pub use instance::Instance;
 pub use ledger::Ledger;
 pub use moments::Moments;
 pub use shared::Shared;

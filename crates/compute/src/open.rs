@@ -80,7 +80,7 @@ pub fn find_volume(
     group_bytes: Option<u64>,
     stop: &dyn Fn() -> bool,
 ) -> anyhow::Result<VolumeInfo> {
-    let wish = CreateVolume { name: name.to_owned(), group_bytes };
+    let wish = CreateVolume { name: name.to_owned(), group_bytes, limit_bytes: None };
     patiently("find or make the volume", stop, || control.create_volume(&wish))
 }
 

@@ -110,5 +110,6 @@ fn first(host: &Host<'_>, volume: &VolumeInfo) -> InstanceHeartbeat {
         replay_lsn: None,
         lag_ms: None,
         shipped_bytes_per_copy: None,
+        live_bytes: None,
     }
 }

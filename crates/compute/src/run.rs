@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use pgwal::ControlFile;
 use protocol::Timelines;
-use registry::{Client, VolumeInfo, WriterReady};
+use registry::{Client, ProblemCode, VolumeInfo, WriterReady};
 use seam::{Board, Instance, Mode, SharedBoard};
 use telemetry::{HttpServer, Metrics};
 use types::{Epoch, Timeline, VolumeId};
@@ -18,7 +18,7 @@ use crate::config::ComputeConfig;
 use crate::create::create_database;
 use crate::directories;
 use crate::metrics::DriverMetrics;
-use crate::open::{Volume, find_volume, open_volume};
+use crate::open::{Volume, find_volume, open_volume, patiently};
 use crate::opening::Opening;
 use crate::pages::PageReader;
 use crate::router::Router;
@@ -108,6 +108,7 @@ impl<'a> Daemon<'a> {
 
     fn run(&self, begun: Instant) -> anyhow::Result<()> {
         let stop = signals::asked_to_stop;
+        self.check_not_deleted(&stop)?;
         let volume = find_volume(
             &self.host.control,
             &self.host.config.volume,
@@ -130,6 +131,26 @@ impl<'a> Daemon<'a> {
         }
         let found = self.open(&volume, &mut opening)?;
         self.serve_fresh(found, opening)
+    }
+
+    /// An instance whose volume was deleted does not make another of the same name by being started
+    /// again: that somebody must want (D24).
+    fn check_not_deleted(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<()> {
+        let dir = &self.host.config.dir;
+        let Ok(before) = Attachment::load(dir) else { return Ok(()) };
+        let is = |error: &registry::Error, code| error.code() == Some(code);
+        let looked = patiently("look for the volume", stop, || {
+            match self.host.control.volume(before.volume) {
+                Err(error) if is(&error, ProblemCode::Deleted) => Ok(Some(error)),
+                Err(error) if is(&error, ProblemCode::NotFound) => Ok(None),
+                other => other.map(|_| None),
+            }
+        });
+        let Some(deleted) = looked? else { return Ok(()) };
+        if let Some(server) = Server::running(&self.host.server)? {
+            self.end(server)?;
+        }
+        bail!("{deleted}; {} is a cache of it: remove it to begin anew", dir.display())
     }
 
     fn end(&self, mut server: Server) -> anyhow::Result<()> {
@@ -364,7 +385,7 @@ impl<'a> Daemon<'a> {
         let ready = WriterReady { epoch: attachment.epoch.0, timeline: attachment.timeline.0 };
         let volume: VolumeId = attachment.volume;
         let give_up = || signals::asked_to_stop() || threads.check().is_err();
-        crate::open::patiently("declare the writer ready", &give_up, || {
+        patiently("declare the writer ready", &give_up, || {
             self.host.control.writer_ready(volume, &ready)
         })?;
         threads.set(|account| account.state = "ready");

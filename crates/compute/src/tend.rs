@@ -29,7 +29,7 @@ const FLUSH_CHECK_EVERY: Duration = Duration::from_secs(2);
 /// What the supervisor tells about itself, for heartbeats.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// `opening`, `starting`, `ready`, `fenced`, `stopping`.
+    /// `opening`, `starting`, `ready`, `fenced`, `stopping`, `stopped`.
     pub state: &'static str,
     /// The postmaster.
     pub pid: Option<u32>,
@@ -144,12 +144,14 @@ impl Tender {
             replay_lsn: None,
             lag_ms: None,
             shipped_bytes_per_copy: Some(self.shared.shipped()),
+            live_bytes: Some(self.shared.live_bytes()),
         };
         match self.control.heartbeat(&beat) {
             Ok(answer) if answer.epoch > self.shared.epoch().0 => {
                 self.fence(format!("the control plane says that epoch {} is open", answer.epoch));
             }
             Ok(answer) => self.refresh(answer.geometry_epoch),
+            Err(error) if error.is_fenced() => self.fence(error.to_string()),
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
     }

@@ -227,6 +227,7 @@ impl Threads {
     /// # Errors
     /// The driver's reason to have stopped.
     pub fn finish(self) -> anyhow::Result<()> {
+        self.set(|account| account.state = "stopped");
         self.stop.store(true, Ordering::Relaxed);
         if let Err(error) = self.waker.wake() {
             tracing::debug!(%error, "the driver's thread cannot be woken");

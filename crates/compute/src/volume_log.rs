@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use protocol::{GroupSetup, Opened, Writer, WriterState};
 use registry::GroupInfo;
 use types::{Epoch, GroupId, Lsn, MembershipEpoch, NodeId, Span};
-use wire::{BatchHeader, Message};
+use wire::{BatchHeader, Message, Refusal};
 
 use crate::links::{LinkEvent, Links};
 use crate::metrics::DriverMetrics;
@@ -312,6 +312,9 @@ impl VolumeLog {
                     self.writer.on_ack(node, segment.group, epoch, report.scl);
                     self.note_scl(segment.group, node);
                 }
+            }
+            Message::Refused(Refusal::Deleted(volume)) if volume == self.shared.volume() => {
+                return Err(anyhow::anyhow!("volume {volume} was deleted").into());
             }
             Message::Refused(refusal) => {
                 let state = self.writer.on_refused(node, GroupId(tag), &refusal);

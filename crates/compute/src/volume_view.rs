@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use types::{Epoch, GroupId, Lsn, NodeId, SegmentId, Span, VolumeId};
 
+use crate::catalog::BLOCK_BYTES;
 use crate::router::Router;
 
 /// One group as a reader of pages needs it.
@@ -99,6 +100,12 @@ impl Shared {
 
     pub(crate) fn positions_mut(&self) -> MutexGuard<'_, Positions> {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of pages that exist in the volume, as of the last record routed.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.router().catalog.filled().values().sum::<u64>() * BLOCK_BYTES
     }
 
     /// Positions at this moment.

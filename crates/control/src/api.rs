@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use registry::{
-    AddGroup, CreateVolume, InstanceHeartbeat, NodeRegistration, OpenVolume, Problem, ProblemCode,
-    WriterReady,
+    AddGroup, CreateVolume, DeleteVolume, InstanceHeartbeat, LimitVolume, NodeRegistration,
+    OpenVolume, Problem, ProblemCode, WriterReady,
 };
 use serde::Serialize;
 use types::VolumeId;
@@ -32,6 +32,9 @@ pub(crate) fn routes(service: Arc<Service>) -> Router {
         .route("/volumes/{id}/ready", post(ready))
         .route("/volumes/{id}/timeline", post(timeline))
         .route("/volumes/{id}/groups", post(add_group))
+        .route("/volumes/{id}/use", get(volume_use))
+        .route("/volumes/{id}/limit", post(limit))
+        .route("/volumes/{id}/delete", post(delete))
         .route("/instances", post(heartbeat))
         .route("/status", get(status))
         .fallback(unknown)
@@ -88,6 +91,26 @@ async fn add_group(
     with_body(service, body, move |service, wish| service.add_group(volume_id(&id)?, &wish)).await
 }
 
+async fn volume_use(State(service): Shared, Path(id): Path<String>) -> Response {
+    perform(service, move |service| service.volume_use(volume_id(&id)?)).await
+}
+
+async fn limit(
+    State(service): Shared,
+    Path(id): Path<String>,
+    body: Body<LimitVolume>,
+) -> Response {
+    with_body(service, body, move |service, wish| service.limit(volume_id(&id)?, &wish)).await
+}
+
+async fn delete(
+    State(service): Shared,
+    Path(id): Path<String>,
+    body: Body<DeleteVolume>,
+) -> Response {
+    with_body(service, body, move |service, wish| service.delete(volume_id(&id)?, &wish)).await
+}
+
 async fn heartbeat(State(service): Shared, body: Body<InstanceHeartbeat>) -> Response {
     with_body(service, body, |service, beat| service.heartbeat(beat)).await
 }
@@ -142,7 +165,10 @@ fn refuse(problem: Problem) -> Response {
     let status = match problem.code {
         ProblemCode::Invalid => StatusCode::BAD_REQUEST,
         ProblemCode::NotFound => StatusCode::NOT_FOUND,
-        ProblemCode::Mismatch | ProblemCode::Changed | ProblemCode::Fenced => StatusCode::CONFLICT,
+        ProblemCode::Deleted => StatusCode::GONE,
+        ProblemCode::Mismatch | ProblemCode::Changed | ProblemCode::Fenced | ProblemCode::InUse => {
+            StatusCode::CONFLICT
+        }
         ProblemCode::TooFewNodes => StatusCode::SERVICE_UNAVAILABLE,
         ProblemCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };

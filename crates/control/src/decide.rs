@@ -10,6 +10,7 @@ use types::{GROUP_BYTES_DEFAULT, GROUP_BYTES_MIN, NodeId, VolumeId, WRITE_QUORUM
 
 use crate::placement::{Candidate, place};
 use crate::state::{Change, GroupRecord, MemberRecord, NodeRecord, State, VolumeRecord};
+use crate::volumes::check_limit;
 
 pub(crate) fn problem(code: ProblemCode, message: impl Into<String>) -> Problem {
     Problem { code, message: message.into() }
@@ -82,7 +83,7 @@ pub(crate) fn registered(state: &State, name: NodeId) -> NodeRegistered {
             segment_place(state, volume.id, group, member)
         }));
     }
-    NodeRegistered { cluster: state.cluster, segments }
+    NodeRegistered { cluster: state.cluster, segments, deleted: Vec::new() }
 }
 
 /// The order to one member to hold a group; none while the node is unknown.
@@ -124,6 +125,7 @@ pub(crate) fn volume_info(state: &State, volume: &VolumeRecord) -> VolumeInfo {
         timeline: volume.timeline,
         geometry_epoch: volume.geometry_epoch,
         group_bytes: volume.group_bytes,
+        limit_bytes: volume.limit_bytes,
         initialized: volume.initialized,
         writer: volume.writer.clone(),
         groups: volume.groups.iter().map(|group| group_info(state, group)).collect(),
@@ -140,8 +142,12 @@ pub(crate) fn group_info(state: &State, group: &GroupRecord) -> GroupInfo {
 
 /// Finds a volume.
 pub(crate) fn find(state: &State, volume: VolumeId) -> Result<&VolumeRecord, Problem> {
-    state.volumes.get(&volume).ok_or_else(|| {
-        problem(ProblemCode::NotFound, format!("this cluster has no volume {volume}"))
+    state.volumes.get(&volume).ok_or_else(|| match state.deleted.get(&volume) {
+        Some(deleted) => problem(
+            ProblemCode::Deleted,
+            format!("volume {} ({volume}) was deleted; this id is never used again", deleted.name),
+        ),
+        None => problem(ProblemCode::NotFound, format!("this cluster has no volume {volume}")),
     })
 }
 
@@ -166,6 +172,10 @@ pub(crate) fn create(
         let message = format!("a group of {group_bytes} bytes is too small; the least is 1 MiB");
         return Err(problem(ProblemCode::Invalid, message));
     }
+    check_limit(wish.limit_bytes)?;
+    if state.volumes.contains_key(&new_id) || state.deleted.contains_key(&new_id) {
+        return Err(problem(ProblemCode::Internal, format!("id {new_id} is taken; ask again")));
+    }
     let volume = VolumeRecord {
         id: new_id,
         name: wish.name.clone(),
@@ -173,6 +183,7 @@ pub(crate) fn create(
         timeline: 0,
         geometry_epoch: 0,
         group_bytes,
+        limit_bytes: wish.limit_bytes,
         initialized: false,
         writer: None,
         groups: Vec::new(),

@@ -5,9 +5,10 @@
 //! change (opening, adding a group, new nodes).
 //!
 //! Reading order: [`state`] (what is remembered), [`placement`] and [`decide`] (pure: state and wish
-//! in, changes and answer out), [`store`] (changes made durable), [`service`] (the order of these),
+//! in, changes and answer out), [`volumes`] (limits and deletions), [`store`] (changes made durable), [`accounts`] (what is told), [`service`] (the order of these),
 //! [`nodes`] (segments created at nodes), [`api`] (HTTP).
 
+mod accounts;
 mod api;
 mod decide;
 mod nodes;
@@ -15,6 +16,7 @@ mod placement;
 mod service;
 mod state;
 mod store;
+mod volumes;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,17 +10,19 @@ use anyhow::Context as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use registry::{
-    AddGroup, ControlStatus, CreateVolume, GroupAdded, HeartbeatAnswer, InstanceHeartbeat,
-    InstanceInfo, NodeInfo, NodeRegistered, NodeRegistration, OpenVolume, Problem, ProblemCode,
-    Topology, VolumeInfo, WriterReady,
+    AddGroup, ControlStatus, CreateVolume, DeleteVolume, GroupAdded, HeartbeatAnswer,
+    InstanceHeartbeat, InstanceInfo, LimitVolume, NodeInfo, NodeRegistered, NodeRegistration,
+    OpenVolume, Problem, ProblemCode, Topology, VolumeInfo, VolumeUse, WriterReady,
 };
 use telemetry::Metrics;
 use types::{ClusterId, NodeId, VolumeId};
 
+use crate::accounts::{Accounts, Heard, VolumeGauges, live_bytes, milliseconds};
 use crate::decide::{self, problem};
 use crate::nodes::{self, Nodes};
 use crate::state::{Change, State};
 use crate::store::{Store, random_id};
+use crate::volumes;
 
 /// A node not heard for this long is placed last.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
@@ -40,7 +42,8 @@ struct Inner {
     state: State,
     /// When each node was last heard, in this life of the process.
     heard: BTreeMap<NodeId, Instant>,
-    instances: BTreeMap<String, (InstanceHeartbeat, Instant)>,
+    instances: BTreeMap<String, Heard>,
+    accounts: Accounts,
 }
 
 struct Gauges {
@@ -49,7 +52,9 @@ struct Gauges {
     unconfirmed: Gauge,
     opens: Counter,
     groups_added: Counter,
+    deletions: Counter,
     refusals: Counter,
+    of_volumes: VolumeGauges,
 }
 
 impl std::fmt::Debug for Service {
@@ -92,10 +97,19 @@ impl Inner {
         });
         infos.collect()
     }
-}
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    fn volume_use(&self, id: VolumeId) -> Result<VolumeUse, Problem> {
+        let seen = |node| self.heard.get(&node).map(Instant::elapsed);
+        if let Some(deleted) = self.state.deleted.get(&id) {
+            let named = (id, deleted.name.clone(), true);
+            return Ok(self.accounts.of(named, deleted.nodes.iter().copied(), None, seen));
+        }
+        let volume = decide::find(&self.state, id)?;
+        let members = volume.all_groups().flat_map(|group| &group.members);
+        let named = (id, volume.name.clone(), false);
+        let live = live_bytes(volume, self.instances.values());
+        Ok(self.accounts.of(named, members.map(|member| member.node), live, seen))
+    }
 }
 
 impl Service {
@@ -115,9 +129,12 @@ impl Service {
             ),
             opens: metrics.counter("control_opens", "Epochs given out"),
             groups_added: metrics.counter("control_groups_added", "Groups added"),
+            deletions: metrics.counter("control_deletions", "Volumes deleted"),
             refusals: metrics.counter("control_refusals", "Requests refused"),
+            of_volumes: VolumeGauges::new(metrics),
         };
-        let inner = Inner { store, state, heard: BTreeMap::new(), instances: BTreeMap::new() };
+        let (heard, instances, accounts) = (BTreeMap::new(), BTreeMap::new(), Accounts::new());
+        let inner = Inner { store, state, heard, instances, accounts };
         let service =
             Service { inner: Mutex::new(inner), nodes, retries: Mutex::new(None), gauges };
         service.measure(&service.lock());
@@ -153,7 +170,12 @@ impl Service {
         inner.commit(changes)?;
         inner.heard.insert(node.name, Instant::now());
         self.measure(&inner);
-        Ok(decide::registered(&inner.state, node.name))
+        let mut answer = decide::registered(&inner.state, node.name);
+        if let Some(holds) = &node.holds {
+            inner.accounts.note_held(node.name, holds);
+            answer.deleted = volumes::to_drop(&inner.state, holds);
+        }
+        Ok(answer)
     }
 
     pub(crate) fn topology(&self) -> Topology {
@@ -200,6 +222,7 @@ impl Service {
         let change = decide::open(&inner.state, id, wish)?;
         inner.commit(vec![change])?;
         self.gauges.opens.inc();
+        inner.accounts.note_opened(id, &wish.instance);
         let info = inner.volume_info(id)?;
         tracing::info!(
             volume = info.name,
@@ -273,6 +296,35 @@ impl Service {
         }
     }
 
+    pub(crate) fn volume_use(&self, id: VolumeId) -> Result<VolumeUse, Problem> {
+        self.lock().volume_use(id)
+    }
+
+    pub(crate) fn limit(&self, id: VolumeId, wish: &LimitVolume) -> Result<VolumeInfo, Problem> {
+        let mut inner = self.lock();
+        let changes = volumes::limit(&inner.state, id, wish.limit_bytes)?;
+        inner.commit(changes)?;
+        inner.volume_info(id)
+    }
+
+    pub(crate) fn delete(&self, id: VolumeId, wish: &DeleteVolume) -> Result<VolumeUse, Problem> {
+        if !wish.force {
+            // Whoever has it open must have had time to say so.
+            let wait = self.lock().accounts.until_heard();
+            std::thread::sleep(wait);
+        }
+        let mut inner = self.lock();
+        let open = inner.accounts.open_by(id, inner.instances.values());
+        let changes = volumes::delete(&inner.state, id, open, wish.force)?;
+        if !changes.is_empty() {
+            inner.commit(changes)?;
+            self.gauges.deletions.inc();
+            tracing::info!(volume = %id, forced = wish.force, "volume deleted");
+        }
+        self.measure(&inner);
+        inner.volume_use(id)
+    }
+
     pub(crate) fn heartbeat(&self, beat: InstanceHeartbeat) -> Result<HeartbeatAnswer, Problem> {
         let mut inner = self.lock();
         let volume = decide::find(&inner.state, beat.volume)?;
@@ -329,6 +381,8 @@ impl Service {
         let (cluster, orders) = {
             let inner = self.lock();
             self.measure(&inner);
+            let instances = inner.instances.values();
+            self.gauges.of_volumes.show(&inner.state, &inner.accounts, instances);
             let alive = inner.alive();
             let missing = decide::unconfirmed(&inner.state).into_iter();
             let orders = missing.filter(|(_, _, node)| alive(*node));

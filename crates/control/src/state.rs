@@ -52,6 +52,9 @@ pub(crate) struct VolumeRecord {
     pub timeline: u32,
     pub geometry_epoch: u64,
     pub group_bytes: u64,
+    /// Bytes of pages beyond which it may not grow.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
     pub initialized: bool,
     pub writer: Option<String>,
     /// Groups that a write quorum holds, ascending.
@@ -72,12 +75,25 @@ impl VolumeRecord {
     }
 }
 
+/// A volume that was deleted. Kept for ever: its id is not given again, and a node that was away may
+/// come back with it after any time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DeletedRecord {
+    #[serde(with = "text")]
+    pub id: VolumeId,
+    pub name: String,
+    /// Who held it.
+    #[serde(with = "text::list")]
+    pub nodes: Vec<NodeId>,
+}
+
 /// Everything that is remembered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     pub cluster: ClusterId,
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub volumes: BTreeMap<VolumeId, VolumeRecord>,
+    pub deleted: BTreeMap<VolumeId, DeletedRecord>,
 }
 
 /// One record that becomes durable.
@@ -85,6 +101,8 @@ pub(crate) struct State {
 pub(crate) enum Change {
     Node(NodeRecord),
     Volume(VolumeRecord),
+    /// The volume's record goes, and this one comes.
+    Deleted(DeletedRecord),
 }
 
 impl State {
@@ -93,6 +111,10 @@ impl State {
         match change {
             Change::Node(node) => drop(self.nodes.insert(node.name, node)),
             Change::Volume(volume) => drop(self.volumes.insert(volume.id, volume)),
+            Change::Deleted(deleted) => {
+                self.volumes.remove(&deleted.id);
+                self.deleted.insert(deleted.id, deleted);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use redb::{
 };
 use types::ClusterId;
 
-use crate::state::{Change, NodeRecord, State, VolumeRecord};
+use crate::state::{Change, DeletedRecord, NodeRecord, State, VolumeRecord};
 
 /// Layout of the file; another one is refused by name.
 const FORMAT: &str = "sixfold-control-1";
@@ -23,6 +23,7 @@ const ROOM: u64 = 8 << 20;
 const META: TableDefinition<&str, &str> = TableDefinition::new("meta");
 const NODES: TableDefinition<&str, &str> = TableDefinition::new("nodes");
 const VOLUMES: TableDefinition<&str, &str> = TableDefinition::new("volumes");
+const DELETED: TableDefinition<&str, &str> = TableDefinition::new("deleted");
 
 /// The file, open in this process only.
 pub(crate) struct Store {
@@ -71,6 +72,7 @@ impl Store {
             let mut meta = transaction.open_table(META)?;
             transaction.open_table(NODES)?;
             transaction.open_table(VOLUMES)?;
+            transaction.open_table(DELETED)?;
             let format = meta.get("format")?.map(|found| found.value().to_owned());
             match format {
                 Some(format) if format == FORMAT => {}
@@ -107,6 +109,10 @@ impl Store {
             let record: VolumeRecord = serde_json::from_str(entry?.1.value())?;
             state.apply(Change::Volume(record));
         }
+        for entry in transaction.open_table(DELETED)?.iter()? {
+            let record: DeletedRecord = serde_json::from_str(entry?.1.value())?;
+            state.apply(Change::Deleted(record));
+        }
         Ok(state)
     }
 
@@ -126,6 +132,11 @@ impl Store {
                 Change::Volume(volume) => {
                     let (id, json) = (volume.id.to_string(), serde_json::to_string(volume)?);
                     transaction.open_table(VOLUMES)?.insert(id.as_str(), json.as_str())?;
+                }
+                Change::Deleted(deleted) => {
+                    let (id, json) = (deleted.id.to_string(), serde_json::to_string(deleted)?);
+                    transaction.open_table(VOLUMES)?.remove(id.as_str())?;
+                    transaction.open_table(DELETED)?.insert(id.as_str(), json.as_str())?;
                 }
             }
         }

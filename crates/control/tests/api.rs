@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use control::{Control, ControlConfig, LinkNodes};
 use registry::{
-    AddGroup, Client, CreateVolume, InstanceHeartbeat, InstanceRole, NodeRegistration, OpenVolume,
-    ProblemCode, VolumeInfo, WriterReady,
+    AddGroup, Client, CreateVolume, DeleteVolume, InstanceHeartbeat, InstanceRole, LimitVolume,
+    NodeRegistration, OpenVolume, ProblemCode, SegmentUse, VolumeInfo, VolumeUse, WriterReady,
 };
 use types::{Incarnation, SegmentId};
 use wire::{Decoder, Frame, Message, Welcome};
@@ -86,6 +86,7 @@ impl FakeNode {
             incarnation: self.life(),
             cluster: None,
             pid: 1,
+            holds: None,
         }
     }
 
@@ -110,12 +111,38 @@ fn six_nodes(client: &Client) -> Vec<Arc<FakeNode>> {
 }
 
 fn create(client: &Client) -> Result<VolumeInfo, registry::Error> {
-    client.create_volume(&CreateVolume { name: "main".to_owned(), group_bytes: Some(8 << 20) })
+    let (name, group_bytes, limit_bytes) = ("main".to_owned(), Some(8 << 20), None);
+    client.create_volume(&CreateVolume { name, group_bytes, limit_bytes })
 }
 
 fn open(client: &Client, volume: &VolumeInfo) -> VolumeInfo {
     let wish = OpenVolume { instance: "writer".to_owned(), expected_epoch: None };
     client.open_volume(volume.id, &wish).expect("opened")
+}
+
+/// What the volume's writer tells.
+fn beat(volume: &VolumeInfo, state: &str) -> InstanceHeartbeat {
+    InstanceHeartbeat {
+        name: "writer".to_owned(),
+        role: InstanceRole::Writer,
+        az: None,
+        volume: volume.id,
+        epoch: volume.epoch,
+        timeline: 2,
+        state: state.to_owned(),
+        endpoint: "127.0.0.1:5432".to_owned(),
+        http: None,
+        pid: Some(7),
+        daemon_pid: 6,
+        data_dir: "/d".to_owned(),
+        vcl: None,
+        vdl: Some("0/16B3748".parse().expect("valid")),
+        low_water_mark: None,
+        replay_lsn: None,
+        lag_ms: None,
+        shipped_bytes_per_copy: None,
+        live_bytes: Some(5 << 20),
+    }
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
@@ -226,26 +253,7 @@ fn heartbeats_are_seen_in_the_status_and_tell_the_current_epoch() {
     let (_control, client) = start(dir.path());
     let _nodes = six_nodes(&client);
     let volume = open(&client, &create(&client).expect("created"));
-    let beat = InstanceHeartbeat {
-        name: "writer".to_owned(),
-        role: InstanceRole::Writer,
-        az: None,
-        volume: volume.id,
-        epoch: volume.epoch,
-        timeline: 2,
-        state: "ready".to_owned(),
-        endpoint: "127.0.0.1:5432".to_owned(),
-        http: None,
-        pid: Some(7),
-        daemon_pid: 6,
-        data_dir: "/d".to_owned(),
-        vcl: None,
-        vdl: Some("0/16B3748".parse().expect("valid")),
-        low_water_mark: None,
-        replay_lsn: None,
-        lag_ms: None,
-        shipped_bytes_per_copy: None,
-    };
+    let beat = beat(&volume, "ready");
     assert_eq!(client.heartbeat(&beat).expect("known volume").epoch, volume.epoch);
     let status = client.status().expect("answered");
     assert_eq!(status.instances[0].heartbeat, beat);
@@ -253,4 +261,112 @@ fn heartbeats_are_seen_in_the_status_and_tell_the_current_epoch() {
     let stranger = InstanceHeartbeat { volume: types::VolumeId(1), ..beat };
     let error = client.heartbeat(&stranger).expect_err("no such volume");
     assert_eq!(error.code(), Some(ProblemCode::NotFound));
+}
+
+fn delete(client: &Client, volume: &VolumeInfo, force: bool) -> Result<VolumeUse, registry::Error> {
+    client.delete_volume(volume.id, &DeleteVolume { force })
+}
+
+#[test]
+fn a_volume_that_is_open_is_deleted_only_by_force_and_its_writer_is_told_to_stop() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let _nodes = six_nodes(&client);
+    let volume = open(&client, &create(&client).expect("created"));
+    // A control plane that has only just started waits until a writer has had time to speak.
+    let beating = std::thread::spawn({
+        let (client, beat) = (client.clone(), beat(&volume, "ready"));
+        move || {
+            (0..70).try_for_each(|_| {
+                std::thread::sleep(Duration::from_millis(100));
+                client.heartbeat(&beat).map(drop)
+            })
+        }
+    });
+    let error = delete(&client, &volume, false).expect_err("in use");
+    assert_eq!(error.code(), Some(ProblemCode::InUse), "{error}");
+    assert!(error.to_string().contains("writer"), "{error}");
+    beating.join().expect("no panic").expect("the volume is still there");
+
+    assert!(delete(&client, &volume, true).expect("forced").deleted);
+    let error = client.heartbeat(&beat(&volume, "ready")).expect_err("it is over");
+    assert!(error.is_fenced() && !error.is_temporary(), "{error}");
+    let ready = WriterReady { epoch: volume.epoch, timeline: 2 };
+    assert!(client.writer_ready(volume.id, &ready).expect_err("it is over").is_fenced());
+    let add = AddGroup { epoch: volume.epoch, expected_geometry: volume.geometry_epoch };
+    assert!(client.add_group(volume.id, &add).expect_err("it is over").is_fenced());
+    let wish = OpenVolume { instance: "writer".to_owned(), expected_epoch: None };
+    let error = client.open_volume(volume.id, &wish).expect_err("it is over");
+    assert_eq!(error.code(), Some(ProblemCode::Deleted));
+    assert!(client.volumes().expect("answered").is_empty());
+}
+
+#[test]
+fn one_that_stopped_in_order_has_nothing_open() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_control, client) = start(dir.path());
+    let _nodes = six_nodes(&client);
+    let volume = open(&client, &create(&client).expect("created"));
+    client.heartbeat(&beat(&volume, "stopped")).expect("known");
+    assert!(delete(&client, &volume, false).expect("nobody writes").deleted);
+    assert!(delete(&client, &volume, false).expect("again").deleted, "repeating changes nothing");
+    let again = create(&client).expect("the name is free");
+    assert_ne!(again.id, volume.id);
+}
+
+#[test]
+fn a_deletion_outlives_the_control_plane_and_is_told_to_whoever_still_holds_something() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (control, client) = start(dir.path());
+    let nodes = six_nodes(&client);
+    let volume = create(&client).expect("created");
+    let kept = client.create_volume(&CreateVolume {
+        name: "kept".to_owned(),
+        group_bytes: None,
+        limit_bytes: None,
+    });
+    let kept = kept.expect("created").id;
+    let left = delete(&client, &volume, true).expect("deleted");
+    let holders: Vec<_> = left.holders.iter().map(|holder| holder.node.to_string()).collect();
+    assert_eq!(holders, ["a1", "a2", "b1", "b2", "c1", "c2"]);
+    drop(control);
+
+    let (_control, client) = start(dir.path());
+    let of = |volume| SegmentUse { volume, group: 0, file_bytes: 70, log_bytes: 8 };
+    let stranger = types::VolumeId(9);
+    let told =
+        |holds: Vec<SegmentUse>| NodeRegistration { holds: Some(holds), ..nodes[0].registration() };
+    let answer = client.register_node(&told(vec![of(volume.id), of(kept), of(stranger)]));
+    let answer = answer.expect("registered");
+    // What is not known here is not for that reason to be dropped.
+    assert_eq!(answer.deleted, [volume.id]);
+    assert!(answer.segments.iter().all(|place| place.volume == kept));
+    let holder = |of: types::VolumeId, node: usize| {
+        client.volume_use(of).expect("told").holders[node].clone()
+    };
+    assert_eq!(holder(volume.id, 0).segments, Some(vec![of(volume.id)]));
+    assert_eq!(holder(volume.id, 1).segments, None, "it has not told yet");
+    assert_eq!(holder(kept, 0).segments, Some(vec![of(kept)]));
+    client.register_node(&told(vec![of(kept)])).expect("registered");
+    assert_eq!(holder(volume.id, 0).segments, Some(Vec::new()), "freed");
+}
+
+#[test]
+fn a_limit_is_kept_and_one_below_any_database_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (control, client) = start(dir.path());
+    let _nodes = six_nodes(&client);
+    let volume = create(&client).expect("created");
+    let limit = |client: &Client, bytes| {
+        client.limit_volume(volume.id, &LimitVolume { limit_bytes: bytes })
+    };
+    let error = limit(&client, Some(1 << 20)).expect_err("too small");
+    assert_eq!(error.code(), Some(ProblemCode::Invalid));
+    assert_eq!(limit(&client, Some(1 << 30)).expect("set").limit_bytes, Some(1 << 30));
+    drop(control);
+    let (_control, client) = start(dir.path());
+    assert_eq!(client.volume(volume.id).expect("there").limit_bytes, Some(1 << 30));
+    assert_eq!(limit(&client, None).expect("lifted").limit_bytes, None);
+    client.heartbeat(&beat(&volume, "ready")).expect("known");
+    assert_eq!(client.volume_use(volume.id).expect("told").live_bytes, Some(5 << 20));
 }

@@ -1,4 +1,5 @@
-//! The low-priority thread: flushes, merges and recycles for the store, and keeps its gauges fresh.
+//! The low-priority thread: flushes, merges, recycles and drops for the store, and keeps its gauges
+//! fresh.
 
 use std::sync::Arc;
 use std::thread;
@@ -17,7 +18,11 @@ const REST_AFTER_ERROR: Duration = Duration::from_secs(5);
 pub(crate) fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
     yield_to_everybody();
     while !shared.stopping() {
-        let rest = match shared.store.background() {
+        let worked = match shared.next_to_drop() {
+            Some(segment) => shared.store.drop_segment(segment).map(|()| true),
+            None => shared.store.background(),
+        };
+        let rest = match worked {
             Ok(true) => continue,
             Ok(false) => REST,
             Err(error) if shared.store.poisoned().is_some() => {

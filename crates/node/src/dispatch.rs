@@ -5,7 +5,7 @@
 //! | `Append`, `Seal`, `Adopt`, `AskReport`, `AskTail`, `Pull` | the segment |
 //! | `Fill`, `Report`, `Refused` on a line we opened | the segment that asked |
 //! | pages, versions, scans, files | a reader loop; the whole line when it begins with one |
-//! | `CreateSegment`, `DropVolume`, `ListSegments` | here |
+//! | `CreateSegment`, `ListSegments` | here |
 
 use std::time::Instant;
 
@@ -64,7 +64,6 @@ impl LogLoop {
         }
         match message {
             Message::CreateSegment(spec) => self.create(from, spec),
-            Message::DropVolume { volume } => self.drop_volume(from, volume),
             Message::ListSegments => {
                 let segments = self.segments.iter();
                 let reports = segments.map(|(id, held)| (*id, held.segment.report())).collect();
@@ -107,7 +106,7 @@ impl LogLoop {
         if self.segments.contains_key(&input.0) {
             self.inputs.push_back(input);
         } else {
-            self.refuse(from, Refusal::NoSegment(input.0));
+            self.refuse(from, self.why_not_held(input.0));
         }
     }
 
@@ -176,6 +175,9 @@ impl LogLoop {
     /// not what an order repeats.
     fn create_if_missing(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
         let id = spec.segment;
+        if self.deleted.contains(&id.volume) {
+            return Err(Refusal::Deleted(id.volume)); // a late order
+        }
         if let Some(held) = self.segments.get_mut(&id) {
             self.peers.learn(&spec);
             if held.spec.members != spec.members {
@@ -205,16 +207,25 @@ impl LogLoop {
         Ok(())
     }
 
-    fn drop_volume(&mut self, from: Asker, volume: VolumeId) {
-        let ids: Vec<SegmentId> =
-            self.segments.keys().copied().filter(|id| id.volume == volume).collect();
-        for id in ids {
-            self.release(id);
-            if let Err(error) = self.shared.store.drop_segment(id) {
-                return self.refuse(from, error.refusal(types::Lsn::ZERO));
-            }
-            tracing::info!(segment = %id, "segment dropped");
+    fn why_not_held(&self, id: SegmentId) -> Refusal {
+        match self.deleted.contains(&id.volume) {
+            true => Refusal::Deleted(id.volume),
+            false => Refusal::NoSegment(id),
         }
-        self.answer(from, &Message::Done);
+    }
+
+    /// Volumes that the control plane says were deleted: their segments speak no more from here on,
+    /// and their disk is freed by a thread that may take its time (N11). Called between turns, when
+    /// nothing of theirs waits to be persisted.
+    pub(crate) fn drop_deleted(&mut self, volumes: Vec<VolumeId>) {
+        for volume in volumes {
+            self.deleted.insert(volume);
+            let held = self.segments.keys().copied().filter(|id| id.volume == volume);
+            for id in held.collect::<Vec<_>>() {
+                tracing::info!(segment = %id, "its volume was deleted; dropping it");
+                self.release(id);
+                self.shared.drop_later(id);
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use link::{Connection, LinkError};
 use mio::net::TcpListener;
 use protocol::{Input, Output, Segment};
 use segstore::LogEntry;
-use types::{Epoch, History, Lsn, NodeId, SegmentId, Span};
+use types::{Epoch, History, Lsn, NodeId, SegmentId, Span, VolumeId};
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
@@ -86,6 +86,8 @@ pub(crate) struct LogLoop {
     pub(crate) inputs: VecDeque<(SegmentId, Input)>,
     /// Lines that have spoken of the log, and stay here.
     pub(crate) log_lines: BTreeSet<LineId>,
+    /// Volumes that were deleted, as far as this life of the process has heard.
+    pub(crate) deleted: BTreeSet<VolumeId>,
     listener: TcpListener,
     mail: Receiver<Mail>,
     hydrator: SyncSender<Order>,
@@ -121,6 +123,7 @@ impl LogLoop {
             asks: Asks::default(),
             inputs: VecDeque::new(),
             log_lines: BTreeSet::new(),
+            deleted: BTreeSet::new(),
             listener,
             mail,
             hydrator,
@@ -230,6 +233,7 @@ impl LogLoop {
                 Mail::Ask { from, message } => self.take(from, message),
                 Mail::Answer { line, bytes } => self.lines.send_bytes(line, bytes),
                 Mail::Assigned(places) => self.assigned(&places),
+                Mail::Deleted(volumes) => self.drop_deleted(volumes),
                 Mail::Hydrated { segment, report, flushed } => {
                     self.inputs.push_back((segment, Input::Hydrated { report, flushed }));
                     self.pace.hurry(segment, Instant::now());

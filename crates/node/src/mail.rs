@@ -11,7 +11,7 @@ use bytes::Bytes;
 use link::Connection;
 use mio::Waker;
 use registry::SegmentPlace;
-use types::{Lsn, NodeId, SegmentId};
+use types::{Lsn, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentReport};
 
 use crate::lines::LineId;
@@ -42,6 +42,8 @@ pub(crate) enum Mail {
     Chain { to: Asker, job: ChainJob },
     /// The control plane's list of this node's segments.
     Assigned(Vec<SegmentPlace>),
+    /// Volumes of which something is held here, and which were deleted.
+    Deleted(Vec<VolumeId>),
     /// A segment's files were copied from a peer; everything to `flushed` is held.
     Hydrated { segment: SegmentId, report: SegmentReport, flushed: Lsn },
     /// Copying failed; the segment asks again at its next turn.

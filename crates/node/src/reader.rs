@@ -75,7 +75,10 @@ impl Reader {
                     self.answer(to, &answer);
                 }
                 Mail::Answer { line, bytes } => self.lines.send_bytes(line, bytes),
-                Mail::Assigned(_) | Mail::Hydrated { .. } | Mail::NotHydrated { .. } => {
+                Mail::Assigned(_)
+                | Mail::Deleted(_)
+                | Mail::Hydrated { .. }
+                | Mail::NotHydrated { .. } => {
                     tracing::error!("a reader loop got the log loop's mail");
                 }
             }

@@ -1,5 +1,6 @@
-//! Tells the control plane that this node lives, every second, and learns which segments it is to
-//! hold and where their other holders are. A control plane that is away stops nothing.
+//! Tells the control plane that this node lives and what it holds, every second, and learns which
+//! segments it is to hold, where their other holders are, and which volumes were deleted. A control
+//! plane that is away stops nothing.
 
 use std::sync::Arc;
 use std::thread;
@@ -24,17 +25,23 @@ pub(crate) fn run(
     let mut reachable = true;
     let mut last = None;
     while !shared.stopping() {
-        if let Some(registered) = news.take().filter(|news| Some(&news.segments) != last.as_ref()) {
-            let segments = registered.segments;
-            if post.post(LOG_LOOP, Mail::Assigned(segments.clone())) {
+        if let Some(NodeRegistered { segments, deleted, .. }) = news.take() {
+            if Some(&segments) != last.as_ref()
+                && post.post(LOG_LOOP, Mail::Assigned(segments.clone()))
+            {
                 last = Some(segments);
+            }
+            // Told again as long as anything is left: a letter that is lost does no harm.
+            if !deleted.is_empty() && !post.post(LOG_LOOP, Mail::Deleted(deleted)) {
+                tracing::debug!("the log loop will be told of deleted volumes again");
             }
         }
         rest(shared, INTERVAL);
         if shared.stopping() {
             return;
         }
-        match client.register_node(registration) {
+        let holds = Some(shared.holds());
+        match client.register_node(&NodeRegistration { holds, ..registration.clone() }) {
             Ok(registered) => {
                 if !reachable {
                     tracing::info!(control = client.address(), "control plane is back");

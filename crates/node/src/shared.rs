@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use link::{Host, Party};
-use segstore::Store;
+use registry::SegmentUse;
+use segstore::{Store, Usage};
 use types::{Lsn, SegmentId};
 use wire::{Refusal, SegmentReport};
 
@@ -20,13 +21,16 @@ pub(crate) struct Shared {
     pub(crate) party: Party,
     pub(crate) metrics: NodeMetrics,
     accounts: RwLock<Accounts>,
+    /// Segments that nobody speaks for any more, to be dropped by the background thread.
+    dropping: Mutex<Vec<SegmentId>>,
     stopping: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(store: Store, host: Host, party: Party, metrics: NodeMetrics) -> Shared {
-        let (accounts, stopping) = (RwLock::default(), AtomicBool::new(false));
-        Shared { store, host, party, metrics, accounts, stopping }
+        let (accounts, dropping) = (RwLock::default(), Mutex::default());
+        let stopping = AtomicBool::new(false);
+        Shared { store, host, party, metrics, accounts, dropping, stopping }
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -53,6 +57,26 @@ impl Shared {
 
     pub(crate) fn withdraw(&self, segment: SegmentId) {
         self.accounts.write().unwrap_or_else(PoisonError::into_inner).remove(&segment);
+    }
+
+    /// Has the background thread free what a segment takes. The log loop has let go of it.
+    pub(crate) fn drop_later(&self, segment: SegmentId) {
+        self.dropping.lock().unwrap_or_else(PoisonError::into_inner).push(segment);
+    }
+
+    pub(crate) fn next_to_drop(&self) -> Option<SegmentId> {
+        self.dropping.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// What every segment takes on the disk, as the control plane is told.
+    pub(crate) fn holds(&self) -> Vec<SegmentUse> {
+        let told = |usage: Usage| SegmentUse {
+            volume: usage.segment.volume,
+            group: usage.segment.group.0,
+            file_bytes: usage.file_bytes,
+            log_bytes: usage.log_bytes,
+        };
+        self.store.usage().into_iter().map(told).collect()
     }
 
     pub(crate) fn report(&self, segment: SegmentId) -> Option<SegmentReport> {

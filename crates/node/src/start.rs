@@ -61,6 +61,7 @@ pub(crate) fn start(
         incarnation,
         cluster: found.map(|found| found.cluster),
         pid: std::process::id(),
+        holds: None,
     };
     let registered = introduce(client, &registration, stopping)?;
     let (dir, options) = (&config.data_dir, config.store.clone());

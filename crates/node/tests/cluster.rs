@@ -268,19 +268,43 @@ fn a_directory_of_another_node_is_refused_in_one_sentence() {
 }
 
 #[test]
-fn a_dropped_volume_is_gone_after_a_restart_too() {
+fn a_deleted_volume_leaves_every_disk_and_its_late_batches_are_refused_by_name() {
     let mut cluster = Cluster::start();
-    cluster.stop_control();
-    let dropped = cluster.connect("a1").call(&Message::DropVolume { volume: VOLUME });
-    assert_eq!(dropped.expect("dropped"), Message::Done);
-    let gone = |cluster: &Cluster| {
-        let error = cluster.report("a1").expect_err("gone");
-        assert_eq!(error.refusal(), Some(&Refusal::NoSegment(SEGMENT)));
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        append(&cluster, name, &batch(1, 0, 5, Span::ZERO));
+    }
+    let held = wait_for("a1 tells what it holds", || {
+        cluster.holds("a1").filter(|held| held.iter().any(|segment| segment.log_bytes > 0))
+    });
+    assert_eq!(held.len(), 1, "{held:?}");
+    let files = |cluster: &Cluster, name: &str| {
+        std::fs::read_dir(cluster.data_dir(name).join("seg")).expect("a store").count()
     };
-    gone(&cluster);
+    cluster.stop_node("c2");
+    cluster.delete_volume();
+    for name in &all()[..5] {
+        wait_for("nothing is left", || (files(&cluster, name) == 0).then_some(()));
+    }
+    // Whoever writes still is told why, and an order that comes late makes nothing.
+    let refused = |message: &Message| {
+        let error = cluster.connect("a1").call(message).expect_err("deleted");
+        assert_eq!(error.refusal(), Some(&Refusal::Deleted(VOLUME)));
+    };
+    refused(&Message::Append(batch(1, 5, 6, Span::ZERO)));
+    let (membership, fresh) = (MembershipEpoch(1), true);
+    let members = all().into_iter().map(|n| (id(n), cluster.address(n).to_owned())).collect();
+    let spec = SegmentSpec { segment: SEGMENT, membership, members, fresh };
+    refused(&Message::CreateSegment(spec));
+    // One that was away drops it when it is back; one that starts again does not find it.
+    assert!(files(&cluster, "c2") > 0);
+    cluster.start_node("c2");
+    wait_for("nothing is left of what was away", || (files(&cluster, "c2") == 0).then_some(()));
     cluster.stop_node("a1");
     cluster.start_node("a1");
-    gone(&cluster);
+    let error = cluster.report("a1").expect_err("gone");
+    assert_eq!(error.refusal(), Some(&Refusal::NoSegment(SEGMENT)));
+    wait_for("a1 tells that it holds nothing", || cluster.holds("a1").filter(Vec::is_empty));
 }
 
 #[test]

@@ -8,8 +8,9 @@ use types::VolumeId;
 
 use crate::error::{Error, Problem};
 use crate::model::{
-    AddGroup, ControlStatus, CreateVolume, GroupAdded, HeartbeatAnswer, InstanceHeartbeat,
-    NodeRegistered, NodeRegistration, OpenVolume, Topology, VolumeInfo, WriterReady,
+    AddGroup, ControlStatus, CreateVolume, DeleteVolume, GroupAdded, HeartbeatAnswer,
+    InstanceHeartbeat, LimitVolume, NodeRegistered, NodeRegistration, OpenVolume, Topology,
+    VolumeInfo, VolumeUse, WriterReady,
 };
 
 /// Longest wait for an answer. Creating segments waits for nodes, so it is not short.
@@ -81,6 +82,31 @@ impl Client {
     /// `NotFound`.
     pub fn volume(&self, volume: VolumeId) -> Result<VolumeInfo, Error> {
         self.get(&format!("/volumes/{volume}"))
+    }
+
+    /// What a volume takes, a deleted one too.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn volume_use(&self, volume: VolumeId) -> Result<VolumeUse, Error> {
+        self.get(&format!("/volumes/{volume}/use"))
+    }
+
+    /// Deletes a volume for ever; its nodes drop it as they hear of it. Deleting it again changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `InUse` while a writer has it open, unless forced.
+    pub fn delete_volume(&self, volume: VolumeId, wish: &DeleteVolume) -> Result<VolumeUse, Error> {
+        self.post(&format!("/volumes/{volume}/delete"), wish)
+    }
+
+    /// Gives a volume another limit; its writer follows within a second or two.
+    ///
+    /// # Errors
+    /// `Invalid` when it is too small for any database.
+    pub fn limit_volume(&self, volume: VolumeId, wish: &LimitVolume) -> Result<VolumeInfo, Error> {
+        self.post(&format!("/volumes/{volume}/limit"), wish)
     }
 
     /// Raises the volume's epoch; the answer's `epoch` is the caller's own.

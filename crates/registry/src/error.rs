@@ -25,6 +25,10 @@ pub enum ProblemCode {
     Changed,
     /// A newer epoch exists: a writer must stop.
     Fenced,
+    /// The volume was deleted, for ever: its writer must stop.
+    Deleted,
+    /// A writer has the volume open: stop it first.
+    InUse,
     /// Nodes are missing for now: ask again later.
     TooFewNodes,
     /// The control plane's own trouble (its store): look at its log.
@@ -69,7 +73,7 @@ impl Error {
     /// Whether the asker's epoch is over, for good.
     #[must_use]
     pub fn is_fenced(&self) -> bool {
-        self.code() == Some(ProblemCode::Fenced)
+        matches!(self.code(), Some(ProblemCode::Fenced | ProblemCode::Deleted))
     }
 
     /// The kind of refusal, if it is one.

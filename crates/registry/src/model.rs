@@ -26,6 +26,23 @@ pub struct NodeRegistration {
     pub cluster: Option<ClusterId>,
     /// Its process, for the operator's eyes.
     pub pid: u32,
+    /// What it keeps of which segment; none before its store is open.
+    #[serde(default)]
+    pub holds: Option<Vec<SegmentUse>>,
+}
+
+/// What a node keeps of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentUse {
+    /// The volume.
+    #[serde(with = "text")]
+    pub volume: VolumeId,
+    /// The group.
+    pub group: u32,
+    /// Bytes of its page files.
+    pub file_bytes: u64,
+    /// Bytes of its batches in the hot log, those kept for peers included.
+    pub log_bytes: u64,
 }
 
 /// Answer to a [`NodeRegistration`].
@@ -37,6 +54,10 @@ pub struct NodeRegistered {
     /// Every segment this node is to hold. One that it does not have yet is to be created with the
     /// `fresh` given here.
     pub segments: Vec<SegmentPlace>,
+    /// Of the volumes that it holds something of, those that were deleted: to be dropped. A volume
+    /// that is merely not known here is kept.
+    #[serde(default, with = "text::list")]
+    pub deleted: Vec<VolumeId>,
 }
 
 /// One segment that a node is to hold.
@@ -111,6 +132,51 @@ pub struct CreateVolume {
     pub name: String,
     /// Bytes of pages at which a group is full; the default when none.
     pub group_bytes: Option<u64>,
+    /// Bytes of pages beyond which it may not grow; unlimited when none.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
+}
+
+/// Wish that a volume be gone for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteVolume {
+    /// Even while a writer has it open: its epoch ends with the volume.
+    pub force: bool,
+}
+
+/// Wish for another limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitVolume {
+    /// As in [`CreateVolume::limit_bytes`].
+    pub limit_bytes: Option<u64>,
+}
+
+/// What a volume takes, as its writer and its nodes last told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// The volume.
+    #[serde(with = "text")]
+    pub volume: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it was deleted: only nodes that have not yet heard of it hold anything.
+    pub deleted: bool,
+    /// Bytes of pages that exist in it; none when no writer has told since the control plane started.
+    pub live_bytes: Option<u64>,
+    /// Every node that holds a segment of it, or did when it was deleted, by name.
+    pub holders: Vec<Holder>,
+}
+
+/// A node that holds segments of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The node.
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// Milliseconds since it was last heard; none when not since this control plane started.
+    pub seen_ms_ago: Option<u64>,
+    /// What it keeps of the volume, empty once it has dropped it; none when it has not told.
+    pub segments: Option<Vec<SegmentUse>>,
 }
 
 /// A volume and its groups.
@@ -132,6 +198,9 @@ pub struct VolumeInfo {
     pub geometry_epoch: u64,
     /// Bytes of pages at which a group is full.
     pub group_bytes: u64,
+    /// Bytes of pages beyond which it may not grow.
+    #[serde(default)]
+    pub limit_bytes: Option<u64>,
     /// Whether a writer has ever become ready on it, i.e. it holds a whole database.
     pub initialized: bool,
     /// The instance that opened it last.
@@ -214,7 +283,7 @@ pub struct InstanceHeartbeat {
     pub epoch: u64,
     /// The engine's timeline it is on.
     pub timeline: u32,
-    /// What it is doing: `opening`, `starting`, `ready`, `fenced`, `stopping`.
+    /// What it is doing: `opening`, `starting`, `ready`, `fenced`, `stopping`, `stopped`.
     pub state: String,
     /// Where clients connect, `host:port`.
     pub endpoint: String,
@@ -243,6 +312,9 @@ pub struct InstanceHeartbeat {
     /// Bytes of batches made for one copy since the daemon started (a writer's).
     #[serde(default)]
     pub shipped_bytes_per_copy: Option<u64>,
+    /// Bytes of pages that exist in the volume (a writer's).
+    #[serde(default)]
+    pub live_bytes: Option<u64>,
 }
 
 /// Answer to an [`InstanceHeartbeat`].

@@ -57,3 +57,32 @@ pub mod optional {
         text.map(|text| text.parse().map_err(serde::de::Error::custom)).transpose()
     }
 }
+
+/// The same for several.
+pub mod list {
+    use super::{Deserialize, Deserializer, Display, FromStr, Serializer};
+
+    /// Writes the values as their texts.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<T: Display, S: Serializer>(
+        values: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(ToString::to_string))
+    }
+
+    /// Reads the values from their texts.
+    ///
+    /// # Errors
+    /// When one does not follow the values' rule.
+    pub fn deserialize<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    }
+}

@@ -164,10 +164,14 @@ impl Store {
             file.verify()?;
             files.push(Arc::new(file));
         }
-        self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
         let mut work = lock(&self.work);
+        // It may have been dropped meanwhile, and its directory be gone: no error of the disk.
+        if !self.segment(segment.id).is_ok_and(|held| Arc::ptr_eq(&held, &segment)) {
+            return Err(StoreError::NoSegment(segment.id));
+        }
         // One may have begun since the copy did, of files that are no longer the segment's.
         self.stop_merge(&mut work, segment.id)?;
+        self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
         let flushed = source.flushed;
         {
             let mut index = segment.write();

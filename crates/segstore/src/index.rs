@@ -77,6 +77,8 @@ pub(crate) struct Index {
     floor: Lsn,
     /// Bytes of parts above `flushed`.
     pub(crate) bytes: u64,
+    /// Bytes of `runs` in the log.
+    pub(crate) log_bytes: u64,
     /// Why the files are not to be merged or copied any more.
     pub(crate) damage: Option<String>,
 }
@@ -103,6 +105,7 @@ impl Index {
             runs: VecDeque::new(),
             floor: flushed,
             bytes: 0,
+            log_bytes: 0,
             damage: None,
         }
     }
@@ -185,12 +188,16 @@ impl Index {
 
     fn insert_run(&mut self, run: Run) {
         let key = |run: &Run| (run.last, run.base);
+        self.log_bytes += u64::from(run.location.length);
         if self.runs.back().is_none_or(|last| key(last) < key(&run)) {
             self.runs.push_back(run);
             return;
         }
         match self.runs.binary_search_by_key(&key(&run), key) {
-            Ok(at) => self.runs[at] = run,
+            Ok(at) => {
+                let before = std::mem::replace(&mut self.runs[at], run);
+                self.log_bytes -= u64::from(before.location.length);
+            }
             Err(at) => self.runs.insert(at, run),
         }
     }
@@ -301,6 +308,7 @@ impl Index {
         });
         runs.make_contiguous().sort_by_key(|run| (run.last, run.base));
         self.runs = runs;
+        self.count_log_bytes();
         self.bytes = self.links.iter().map(|link| link.bytes).sum();
         self.contiguous = self.flushed;
         self.extend();
@@ -358,7 +366,12 @@ impl Index {
     /// The log no longer holds this life.
     pub(crate) fn forget_life(&mut self, life: u64) {
         self.runs.retain(|run| run.location.life > life);
+        self.count_log_bytes();
         self.find_floor();
+    }
+
+    fn count_log_bytes(&mut self) {
+        self.log_bytes = self.runs.iter().map(|run| u64::from(run.location.length)).sum();
     }
 
     /// Finds how far back from `flushed` the log's batches link up.

@@ -35,5 +35,5 @@ pub use error::StoreError;
 pub use hydrate::{Export, Install, Want};
 pub use identity::Identity;
 pub use options::Options;
-pub use stats::Stats;
+pub use stats::{Stats, Usage};
 pub use store::{Chain, RestoredSegment, ScanPage, Store};

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU64;
 
+use types::SegmentId;
+
 use crate::index::Index;
 
 /// Counted as it happens.
@@ -47,6 +49,24 @@ pub struct Stats {
     pub engine_errors: u64,
     /// Segments with damaged files.
     pub damaged: u64,
+}
+
+/// What one segment takes on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes of its page files.
+    pub file_bytes: u64,
+    /// Bytes of its batches in the log, those kept for peers included.
+    pub log_bytes: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(segment: SegmentId, index: &Index) -> Usage {
+        let file_bytes = index.files.iter().map(|file| file.meta.bytes).sum();
+        Usage { segment, file_bytes, log_bytes: index.log_bytes }
+    }
 }
 
 impl Stats {

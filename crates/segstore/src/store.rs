@@ -20,7 +20,7 @@ use crate::log::{Entry, Lives, Log};
 use crate::options::Options;
 use crate::recover::{self, first_manifest};
 use crate::segment::{Segment, dir_name};
-use crate::stats::{Counters, Stats};
+use crate::stats::{Counters, Stats, Usage};
 
 /// All segments of one node. Shared between threads.
 pub struct Store {
@@ -418,6 +418,13 @@ impl Store {
             stats.add(&segment.read());
         }
         stats
+    }
+
+    /// What each segment takes on the disk.
+    #[must_use]
+    pub fn usage(&self) -> Vec<Usage> {
+        let segments = self.all_segments();
+        segments.iter().map(|segment| Usage::of(segment.id, &segment.read())).collect()
     }
 
     /// Why the store is stopped, if it is.

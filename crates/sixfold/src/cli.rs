@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{Az, NodeId};
 
 use crate::size;
+use crate::volume::args::VolumeCommand;
 
 /// Amazon Aurora's storage under stock PostgreSQL 15: six copies in three zones, four to commit.
 #[derive(Debug, Parser)]
@@ -53,6 +54,9 @@ Exit status: 0 the same, 1 different, 2 it could not be told.")]
     VerifyVolume(VolumeArgs),
     /// Compare redo with PostgreSQL's own pages, as WAL written for the purpose holds them.
     VerifyRedo(VerifyRedoArgs),
+    /// Make, list, limit and delete volumes.
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Run and disturb a whole cluster on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
@@ -388,6 +392,8 @@ mod tests {
             "sixfold dev kill a1 --signal HUP",
             "sixfold dev up --group-size big",
             "sixfold dev up --set nonsense",
+            "sixfold volume create",
+            "sixfold volume limit main much",
             "sixfold node --name A1 --az a --listen x --control y --dir d",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");

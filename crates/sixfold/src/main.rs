@@ -2,7 +2,7 @@
 //! machine. Exit status: 0 done, 1 failed, 2 wrong usage; `verify-redo` has its own.
 //!
 //! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`], [`verify_redo`],
-//! [`verify_volume`]; [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
+//! [`verify_volume`], [`volume`]; [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
 
 mod cli;
 mod dev;
@@ -16,6 +16,7 @@ mod size;
 mod status;
 mod verify_redo;
 mod verify_volume;
+mod volume;
 
 use std::io;
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Compute(args) => roles::compute(args),
         Command::Control(args) => roles::control(args),
         Command::Status(args) => status::run(&args),
+        Command::Volume(command) => volume::run(command),
         Command::Dev(DevCommand::Up(args)) => dev::up::run(&args),
         Command::Dev(DevCommand::Start(args)) => {
             dev::request::start(&Layout::new(&args.dir.dir)?, &args.name)

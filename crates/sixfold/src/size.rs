@@ -30,9 +30,31 @@ pub(crate) fn parse_group(text: &str) -> Result<u64, String> {
     }
 }
 
+/// A number of bytes for people, in three or four digits.
+pub(crate) fn text(bytes: u64) -> String {
+    let units = [("TB", 40), ("GB", 30), ("MB", 20), ("kB", 10)];
+    for (unit, shift) in units {
+        let whole = bytes >> shift;
+        if whole >= 10 {
+            return format!("{whole}{unit}");
+        }
+        if whole > 0 {
+            let tenths = ((bytes >> (shift - 10)) & 1023) * 10 / 1024;
+            return format!("{whole}.{tenths}{unit}");
+        }
+    }
+    format!("{bytes}B")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{parse, parse_group};
+    use super::{parse, parse_group, text};
+
+    #[test]
+    fn sizes_are_told_in_a_unit_that_fits() {
+        let told = [0, 1023, 1024, 1536 << 10, 70 << 20, 10 << 30, 128 << 40].map(text);
+        assert_eq!(told, ["0B", "1023B", "1.0kB", "1.5MB", "70MB", "10GB", "128TB"]);
+    }
 
     #[test]
     fn a_group_has_at_least_a_megabyte() {

@@ -4,7 +4,7 @@
 //! control plane and the nodes), [`print`](mod@print) (for people).
 
 mod collect;
-mod print;
+pub(crate) mod print;
 mod report;
 
 use std::io::Write as _;
@@ -48,6 +48,14 @@ pub(crate) fn deployment(place: &PlaceArgs) -> anyhow::Result<Option<String>> {
         (Some(address), _) => Ok(Some(address.clone())),
         (None, Some(file)) => control_of(file).map(Some),
         (None, None) => Ok(None),
+    }
+}
+
+/// The control plane of the cluster that was named, a development one too.
+pub(crate) fn control_of_place(place: &PlaceArgs) -> anyhow::Result<String> {
+    match deployment(place)? {
+        Some(address) => Ok(address),
+        None => Ok(Layout::new(&place.dir.dir)?.require()?.control().to_owned()),
     }
 }
 

@@ -10,9 +10,8 @@ use compute::verify::report::{Difference, Outcome, Pages, Report};
 use registry::Client;
 
 use crate::cli::VolumeArgs;
-use crate::dev::layout::Layout;
 use crate::say::say;
-use crate::status::{deployment, put_out};
+use crate::status::{control_of_place, put_out};
 
 /// Differences printed for people; JSON has them all.
 const LISTED_MAX: usize = 50;
@@ -31,10 +30,7 @@ pub(crate) fn run(args: &VolumeArgs) -> ExitCode {
 }
 
 fn compare(args: &VolumeArgs) -> anyhow::Result<Outcome> {
-    let control = match deployment(&args.place)? {
-        Some(address) => address,
-        None => Layout::new(&args.place.dir.dir)?.require()?.control().to_owned(),
-    };
+    let control = control_of_place(&args.place)?;
     let mut tell = |line: &str| say(&format!("verify-volume: {line}"));
     let report = verify::run(&Client::new(&control), &args.volume, &mut tell)?;
     let text = if args.json {

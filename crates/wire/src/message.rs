@@ -128,6 +128,9 @@ pub enum Refusal {
     /// Stored bytes failed their check: ask another, this one will be repaired.
     #[error("stored data is damaged: {0}")]
     Damaged(String),
+    /// The volume was deleted, for ever: its writer must stop.
+    #[error("volume {0} was deleted")]
+    Deleted(VolumeId),
     /// A well-framed request that makes no sense.
     #[error("malformed request: {0}")]
     Malformed(String),
@@ -353,11 +356,6 @@ pub enum Message {
     // Administration: control -> node
     /// Hold this segment from now on; answered by `Done`.
     CreateSegment(SegmentSpec),
-    /// Forget every segment of a volume; answered by `Done`.
-    DropVolume {
-        /// The volume.
-        volume: VolumeId,
-    },
     /// Which segments are held? Answered by `Segments`.
     ListSegments,
     /// The segments of this node.

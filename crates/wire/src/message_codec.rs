@@ -78,7 +78,7 @@ wire_variants!(Refusal, "refusal",
         8 Behind { scl, asked },
         9 Forgotten { horizon, asked },
     }
-    { 6 NoSegment, 7 Hydrating, 10 Poisoned, 11 Damaged, 12 Malformed, }
+    { 6 NoSegment, 7 Hydrating, 10 Poisoned, 11 Damaged, 12 Malformed, 13 Deleted, }
     {}
 );
 wire_variants!(PageAnswer, "page answer",
@@ -136,7 +136,6 @@ wire_variants!(Message, "message kind",
         32 ReadVersions { segment, read_point, complete_to, keys },
         34 Scan { segment, read_point, complete_to, from, to, bytes_max },
         35 Entries { entries, next },
-        37 DropVolume { volume },
     }
     { 16 Append, 29 Chunk, 31 Pages, 33 Versions, 36 CreateSegment, 39 Segments, 41 Refused, }
     { 38 ListSegments, 40 Done, }

@@ -52,6 +52,7 @@ struct Registered {
     nodes: BTreeMap<NodeId, NodeRegistration>,
     /// The life of a disk that the segment was given to, new.
     given: BTreeMap<NodeId, Incarnation>,
+    deleted: bool,
 }
 
 type Shared = Arc<Mutex<Registered>>;
@@ -63,7 +64,7 @@ async fn register(
     let mut state = state.lock().expect("not poisoned");
     state.nodes.insert(node.name, node.clone());
     let mut segments = Vec::new();
-    if state.nodes.len() == NAMES.len() {
+    if state.nodes.len() == NAMES.len() && !state.deleted {
         if state.given.is_empty() {
             state.given = state.nodes.values().map(|n| (n.name, n.incarnation)).collect();
         }
@@ -81,7 +82,9 @@ async fn register(
             fresh: state.given.get(&node.name) == Some(&node.incarnation),
         });
     }
-    Json(NodeRegistered { cluster: CLUSTER, segments })
+    let holds = node.holds.iter().flatten().any(|held| held.volume == VOLUME);
+    let deleted = if state.deleted && holds { vec![VOLUME] } else { Vec::new() };
+    Json(NodeRegistered { cluster: CLUSTER, segments, deleted })
 }
 
 /// Six nodes and their control plane.
@@ -90,6 +93,7 @@ pub struct Cluster {
     store: segstore::Options,
     control: Option<HttpServer>,
     control_address: String,
+    registered: Shared,
     nodes: BTreeMap<&'static str, Node>,
     addresses: BTreeMap<&'static str, String>,
 }
@@ -103,13 +107,16 @@ impl Cluster {
 
     pub fn start_with(store: segstore::Options) -> Cluster {
         let dir = tempfile::tempdir().expect("a directory");
-        let router = Router::new().route("/nodes", post(register)).with_state(Shared::default());
+        let registered = Shared::default();
+        let router =
+            Router::new().route("/nodes", post(register)).with_state(Arc::clone(&registered));
         let control = telemetry::serve_http("127.0.0.1:0", &Metrics::new("control", "c"), router)
             .expect("a free port");
         let control_address = control.address().to_string();
         let control = Some(control);
         let (nodes, addresses) = Default::default();
-        let mut cluster = Cluster { dir, store, control, control_address, nodes, addresses };
+        let mut cluster =
+            Cluster { dir, store, control, control_address, registered, nodes, addresses };
         NAMES.iter().for_each(|name| cluster.start_node(name));
         for name in NAMES {
             wait_for("the segment is created", || cluster.report(name).ok());
@@ -167,6 +174,16 @@ impl Cluster {
 
     pub fn wipe(&self, name: &str) {
         std::fs::remove_dir_all(self.data_dir(name)).expect("removed");
+    }
+
+    /// From now on the control plane says that the volume was deleted.
+    pub fn delete_volume(&self) {
+        self.registered.lock().expect("not poisoned").deleted = true;
+    }
+
+    /// What a node last said it holds of the volume; none before it has opened its store.
+    pub fn holds(&self, name: &str) -> Option<Vec<registry::SegmentUse>> {
+        self.registered.lock().expect("not poisoned").nodes.get(&id(name))?.holds.clone()
     }
 
     pub fn stop_control(&mut self) {

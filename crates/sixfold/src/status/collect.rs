@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use link::{Client as Link, Party};
 use registry::{Client, ControlStatus, InstanceInfo, VolumeInfo};
-use types::{ClusterId, Lsn, NodeId, SegmentId};
+use types::{ClusterId, Lsn, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentReport, Speaker};
 
 use super::report::{Group, GroupMember, Instance, ProcessLine, Report, Volume};
@@ -229,12 +229,20 @@ fn state_of(report: &SegmentReport) -> &'static str {
     if report.full { "healthy" } else { "hydrating" }
 }
 
+/// The volume that the nodes hold, when there is but one: without a control plane nobody knows which of
+/// several has which name.
+fn only_volume(answers: &Answers) -> Option<VolumeId> {
+    let ids = || answers.values().flatten().map(|(id, _)| id.volume);
+    ids().min().filter(|least| Some(*least) == ids().max())
+}
+
 /// The groups as the nodes tell them, when the control plane cannot be asked: nodes that do not
 /// answer are listed as down, since they may well be members.
 fn groups_held(answers: &Answers, processes: &[ProcessLine]) -> Vec<Group> {
     let mut groups: BTreeMap<u32, Group> = BTreeMap::new();
+    let Some(volume) = only_volume(answers) else { return Vec::new() };
     for (node, held) in answers {
-        for (id, report) in held {
+        for (id, report) in held.iter().filter(|(id, _)| id.volume == volume) {
             let group = groups.entry(id.group.0).or_default();
             group.id = id.group.0;
             group.membership_epoch = group.membership_epoch.max(report.membership.0);
@@ -266,14 +274,18 @@ fn volume(
     groups: &[Group],
     instances: &[Instance],
 ) -> Volume {
-    let held = answers.values().flatten().map(|(_, report)| report);
+    let id = info.map(|info| info.id).or_else(|| only_volume(answers));
+    let held = answers.values().flatten().filter(|(of, _)| Some(of.volume) == id);
+    let held = held.map(|(_, report)| report);
     let newest = held.clone().max_by_key(|report| report.vdl.end);
     // The writer knows best; the nodes know what it last told them.
     let writer = status.and_then(|status| {
         let current = |told: &&InstanceInfo| {
             let line = instances.iter().find(|line| line.name == told.heartbeat.name);
             line.is_some_and(|line| line.daemon_pid.is_some())
-                && info.is_some_and(|info| info.epoch == told.heartbeat.epoch)
+                && info.is_some_and(|info| {
+                    (info.id, info.epoch) == (told.heartbeat.volume, told.heartbeat.epoch)
+                })
         };
         status.instances.iter().find(current).map(|told| &told.heartbeat)
     });

@@ -46,11 +46,13 @@ fn optional(number: Option<u32>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+/// A line of a table.
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(ToOwned::to_owned).into()
 }
 
-fn table(out: &mut String, rows: &[Vec<String>]) {
+/// Lines under each other, aligned, after an empty one.
+pub(crate) fn table(out: &mut String, rows: &[Vec<String>]) {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)

@@ -144,6 +144,7 @@ pub fn refusal() -> impl Strategy<Value = Refusal> {
         ".{0,40}".prop_map(Refusal::Poisoned),
         ".{0,40}".prop_map(Refusal::Damaged),
         ".{0,40}".prop_map(Refusal::Malformed),
+        any::<u128>().prop_map(|volume| Refusal::Deleted(VolumeId(volume))),
     ]
 }
 
@@ -257,7 +258,6 @@ fn admin_message() -> impl Strategy<Value = Message> {
                 fresh
             })
         ),
-        any::<u128>().prop_map(|volume| Message::DropVolume { volume: VolumeId(volume) }),
         Just(Message::ListSegments),
         vec((segment(), report()), 0..4).prop_map(Message::Segments),
         Just(Message::Done),
