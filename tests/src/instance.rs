@@ -32,6 +32,7 @@ impl Instance {
     pub fn start(cluster: &Cluster, name: &str, volume: &str) -> Result<Instance> {
         let dir = tempfile::Builder::new().prefix("sixfold-e2e-").tempdir()?;
         open_to_everyone(dir.path())?;
+        adopt_orphans();
         let mut instance = Instance {
             name: name.to_owned(),
             volume: volume.to_owned(),
@@ -117,8 +118,8 @@ impl Instance {
         let mut child = self.child.take().context("it runs")?;
         let status = wait_for_exit(&mut child, PATIENCE).with_context(|| self.said())?;
         let started = Instant::now();
-        while let Some(pid) = self.postmaster() {
-            ensure!(started.elapsed() < PATIENCE, "PostgreSQL (pid {pid}) goes on");
+        while let Some(pid) = self.processes().first() {
+            ensure!(started.elapsed() < PATIENCE, "PostgreSQL goes on (process {pid})");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
         Ok(status)
@@ -136,28 +137,46 @@ impl Instance {
         Ok(())
     }
 
-    /// Kills daemon and PostgreSQL at once.
+    /// Kills daemon and PostgreSQL, every process of theirs, as if the host lost power.
     pub fn kill(&mut self) {
-        let server = self.postmaster();
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), libc::SIGKILL);
-            if let Err(error) = child.wait() {
-                eprintln!("waiting for an instance: {error}");
+        let mut ours = self.processes();
+        while !ours.is_empty() {
+            ours.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
+            if let Some(mut child) = self.child.take() {
+                ours.retain(|pid| *pid != child.id());
+                if let Err(error) = child.wait() {
+                    eprintln!("waiting for an instance: {error}");
+                }
             }
-        }
-        if let Some(pid) = server {
-            signal(pid, libc::SIGKILL);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            ours.into_iter().for_each(collect);
+            ours = self.processes();
         }
     }
 
-    /// Its PostgreSQL's first process, if it runs.
-    fn postmaster(&self) -> Option<u32> {
-        let file = self.dir.path().join("instance/pgdata/postmaster.pid");
-        let text = std::fs::read_to_string(file).ok()?;
-        let pid = text.lines().next()?.trim().parse().ok()?;
-        let works = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-        works.starts_with(self.dir.path()).then_some(pid)
+    /// Everything that works in its directory.
+    fn processes(&self) -> Vec<u32> {
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let here = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|works| works.starts_with(self.dir.path()))
+        };
+        pids.filter(here).collect()
     }
+}
+
+/// What a killed daemon leaves behind becomes ours, so that it can be collected: as long as a dead
+/// PostgreSQL is not, its number is taken and the next one believes that it lives.
+fn adopt_orphans() {
+    // SAFETY: this option of prctl(2) touches no memory.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+fn collect(pid: u32) {
+    let pid = libc::pid_t::try_from(pid).expect("a pid");
+    // SAFETY: waitpid(2) may be given no place for the status; one that is not our child is left alone.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
 }
 
 impl Drop for Instance {

@@ -113,7 +113,7 @@ fn one_volume_is_written_while_another_is_deleted_under_its_writer_and_leaves_ev
     ensure!(!status.success() && second.said().contains("begin anew"), "{}", second.said());
     ensure!(volumes(&cluster)?.len() == 1, "{:?}", volumes(&cluster)?);
     cluster.sixfold(&["volume", "create", "second"])?;
-    ensure!(volume(&cluster, "second")?["id"] != Value::from(id), "an id is never used again");
+    ensure!(volume(&cluster, "second")?["id"] != *id, "an id is never used again");
     ledger.stop().verify(&mut cluster.connect()?)?;
     cluster.verify_volume().map(drop)
 }
@@ -148,5 +148,49 @@ fn two_instances_are_killed_in_turn_and_neither_notices_the_other() -> Result<()
     second.stop()?;
     let deleted = cluster.sixfold(&["volume", "delete", "second"])?;
     ensure!(deleted.contains("freed by a1 a2 b1 b2 c1 c2"), "{deleted}");
+    Ok(())
+}
+
+#[test]
+fn a_volume_at_its_limit_refuses_to_grow_with_postgresqls_own_error_and_goes_on() -> Result<()> {
+    const LIMIT: u64 = 64 << 20;
+    let cluster = Cluster::up(Options::default())?;
+    cluster.sixfold(&["volume", "create", "small", "--limit", "64MB"])?;
+    let small = Instance::start(&cluster, "small-1", "small")?;
+    let mut client = small.connect()?;
+    client.batch_execute("create table filler (n int, t text)")?;
+    let fill = "insert into filler select n, repeat('x', 900) from generate_series(1, 4000) n";
+    let grows = |client: &mut postgres::Client, sql: &str| match client.batch_execute(sql) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.code() {
+            Some(code) if *code == postgres::error::SqlState::DISK_FULL => Ok(false),
+            _ => Err(anyhow::Error::from(error)),
+        },
+    };
+    let mut inserts = 0;
+    while grows(&mut client, fill)? {
+        inserts += 1;
+        ensure!(inserts < 100, "a volume of 64 MB took {inserts} times 4 MB");
+    }
+    ensure!(inserts >= 3, "the limit was met after {inserts} inserts");
+    wait_until("its live bytes are told", || {
+        Ok(volume(&cluster, "small")?["live_bytes"].as_u64() >= Some(LIMIT))
+    })?;
+    let live = volume(&cluster, "small")?["live_bytes"].as_u64().context("live bytes")?;
+    ensure!(live < LIMIT + (24 << 20), "{live} bytes of pages in a volume of 64 MB");
+
+    // What needs no more room goes on, and so does the other volume.
+    client.batch_execute("delete from filler where n <= 10")?;
+    cluster.connect()?.batch_execute(
+        "create table elsewhere as select repeat('x', 900) from generate_series(1, 4000)",
+    )?;
+    // Room is made by dropping, or given.
+    client.batch_execute("drop table filler")?;
+    let refill = "create table again (n int, t text)";
+    wait_until("a dropped table has made room", || grows(&mut client, refill))?;
+    while grows(&mut client, &fill.replace("filler", "again"))? {}
+    cluster.sixfold(&["volume", "limit", "small", "none"])?;
+    wait_until("the limit is lifted", || grows(&mut client, &fill.replace("filler", "again")))?;
+    cluster.sixfold(&["verify-volume", "--volume", "small"])?;
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor. Rules D1 to D24 are in the README; comments cite them.
+//! supervisor. Rules D1 to D25 are in the README; comments cite them.
 //!
 //! Reading order: [`catalog`], [`draft`], [`xids`], [`riders`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other

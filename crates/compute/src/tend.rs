@@ -1,5 +1,5 @@
-//! Everything that may be slow: heartbeats, growth of the volume, addresses, free space maps, and the
-//! check that nothing was flushed behind the driver's back. Four threads, so that neither a control
+//! Everything that may be slow: heartbeats, growth of the volume and its limit, addresses, free space
+//! maps, and the check that nothing was flushed behind the driver's back. Five threads, so that neither a control
 //! plane that is making segments nor a server that does not answer silences the heartbeat.
 //!
 //! - R3: PostgreSQL's flush position is compared with what the driver has published; when it is
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 use registry::{AddGroup, Client, InstanceHeartbeat, InstanceRole};
-use seam::SharedBoard;
+use seam::{NoRoom, SharedBoard};
 use types::{Lsn, Timeline};
 
 use crate::config::ComputeConfig;
@@ -79,6 +79,7 @@ impl Tender {
         std::thread::scope(|scope| {
             scope.spawn(|| free_space.run(&self.stop, &self.leave));
             scope.spawn(|| self.every(LOOK_EVERY, || self.grow()));
+            scope.spawn(|| self.bound());
             scope.spawn(|| self.watch_server());
             self.every(BEAT_EVERY, || self.heartbeat());
         });
@@ -165,6 +166,7 @@ impl Tender {
                 return;
             }
         };
+        self.shared.set_limit(info.limit_bytes);
         for member in info.groups.iter().flat_map(|group| &group.members) {
             if self.shared.set_address(member.node, &member.address) {
                 self.order(Order::Address(member.node, member.address.clone()));
@@ -176,6 +178,21 @@ impl Tender {
                 self.order(Order::AddGroup(group));
             }
         }
+    }
+
+    /// Keeps the volume within its limit: at it, PostgreSQL's own out-of-space error ends whatever
+    /// would make a relation larger (D25).
+    fn bound(&self) {
+        let mut was_full = false;
+        self.every(LOOK_EVERY, || {
+            let (live, limit) = (self.shared.live_bytes(), self.shared.limit());
+            let full = live >= limit;
+            self.board.set_no_room(NoRoom::Volume, full);
+            if full && !was_full {
+                tracing::warn!(live, limit, "the volume is at its limit: relations may not grow");
+            }
+            was_full = full;
+        });
     }
 
     /// Asks for the next group in good time.

@@ -103,6 +103,7 @@ impl Threads {
         let addresses = volume.addresses();
         let party = host.party(&volume.info);
         let shared = Arc::new(Shared::new(volume.info.id, attachment.epoch, router, positions));
+        shared.set_limit(volume.info.limit_bytes);
         for (node, address) in &addresses {
             shared.set_address(*node, address);
         }

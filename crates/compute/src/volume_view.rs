@@ -51,6 +51,8 @@ pub struct Shared {
     published: AtomicU64,
     /// Bytes of batches made for one copy.
     shipped: AtomicU64,
+    /// Bytes of pages beyond which the volume may not grow.
+    limit: AtomicU64,
 }
 
 impl Shared {
@@ -65,6 +67,7 @@ impl Shared {
             oldest_running,
             published: AtomicU64::new(u64::MAX),
             shipped: AtomicU64::new(0),
+            limit: AtomicU64::new(u64::MAX),
             router: RwLock::new(router),
             positions: Mutex::new(positions),
             addresses: Mutex::new(BTreeMap::new()),
@@ -106,6 +109,17 @@ impl Shared {
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         self.router().catalog.filled().values().sum::<u64>() * BLOCK_BYTES
+    }
+
+    /// Bytes of pages beyond which the volume may not grow.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Notes the volume's limit; none is no bound.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Positions at this moment.

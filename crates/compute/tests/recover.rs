@@ -206,6 +206,7 @@ fn info(nodes: &[Node], epoch: u64) -> VolumeInfo {
         timeline: 0,
         geometry_epoch: 1,
         group_bytes: 1 << 30,
+        limit_bytes: None,
         initialized: false,
         writer: None,
         groups: vec![GroupInfo { id: 0, membership_epoch: 1, members }],

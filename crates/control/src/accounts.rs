@@ -112,6 +112,7 @@ type Labels = [(&'static str, String); 1];
 /// Gauges by volume.
 pub(crate) struct VolumeGauges {
     live: Family<Labels, Gauge>,
+    limit: Family<Labels, Gauge>,
     files: Family<Labels, Gauge>,
     log: Family<Labels, Gauge>,
 }
@@ -125,6 +126,7 @@ impl VolumeGauges {
         };
         VolumeGauges {
             live: family("control_volume_live_bytes", "Pages of a volume, as its writer told"),
+            limit: family("control_volume_limit_bytes", "Pages beyond which it may not grow"),
             files: family("control_volume_file_bytes", "Page files of a volume, all copies"),
             log: family("control_volume_log_bytes", "Hot log of a volume, all copies"),
         }
@@ -144,6 +146,7 @@ impl VolumeGauges {
             *log += one.log_bytes;
         }
         self.live.clear();
+        self.limit.clear();
         self.files.clear();
         self.log.clear();
         for volume in state.volumes.values() {
@@ -151,6 +154,9 @@ impl VolumeGauges {
             let (files, log) = sums.get(&volume.id).copied().unwrap_or_default();
             self.files.get_or_create(&labels).set(files.cast_signed());
             self.log.get_or_create(&labels).set(log.cast_signed());
+            if let Some(limit) = volume.limit_bytes {
+                self.limit.get_or_create(&labels).set(limit.cast_signed());
+            }
             if let Some(live) = live_bytes(volume, instances.clone()) {
                 self.live.get_or_create(&labels).set(live.cast_signed());
             }

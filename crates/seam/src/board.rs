@@ -66,6 +66,16 @@ pub enum Flush {
     Fenced,
 }
 
+/// Why relation files may not grow. Each has an owner of its own in the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NoRoom {
+    /// The host's cache is at its limit.
+    Cache = 1,
+    /// The volume is at its limit.
+    Volume = 2,
+}
+
 /// The shared memory. Never constructed: it is mapped.
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -79,7 +89,7 @@ pub struct Board {
     postmaster_pid: AtomicU32,
     heartbeat: AtomicU64,
     fenced: AtomicU32,
-    cache_full: AtomicU32,
+    no_room: AtomicU32,
     grown_blocks: AtomicU64,
     wal: WalLine,
     flush: FlushLine,
@@ -260,9 +270,12 @@ impl Board {
         self.wake_flushes();
     }
 
-    /// Tells writes that would grow a relation to fail with ENOSPC, or not to.
-    pub fn set_cache_full(&self, full: bool) {
-        self.cache_full.store(u32::from(full), SeqCst);
+    /// Tells writes that would grow a relation to fail with ENOSPC, or not to for this reason.
+    pub fn set_no_room(&self, why: NoRoom, full: bool) {
+        match full {
+            true => self.no_room.fetch_or(why as u32, SeqCst),
+            false => self.no_room.fetch_and(!(why as u32), SeqCst),
+        };
     }
 
     /// Blocks by which PostgreSQL has grown relation files since the board was made.
@@ -313,10 +326,10 @@ impl Board {
         self.fenced.load(SeqCst) != 0
     }
 
-    /// Whether relation files may not grow.
+    /// Whether relation files may not grow, for whatever reason.
     #[must_use]
-    pub fn cache_full(&self) -> bool {
-        self.cache_full.load(SeqCst) != 0
+    pub fn no_room(&self) -> bool {
+        self.no_room.load(SeqCst) != 0
     }
 
     /// Counts blocks by which a relation file has grown.

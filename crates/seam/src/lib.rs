@@ -21,7 +21,7 @@ pub mod slot;
 pub mod socket;
 pub mod sys;
 
-pub use board::{Board, BoardError, Flush, Mode, SharedBoard};
+pub use board::{Board, BoardError, Flush, Mode, NoRoom, SharedBoard};
 pub use instance::{Instance, PathText};
 pub use map::{BLOCK_BYTES, BLOCKS_PER_SEGMENT, Map, State};
 pub use name::{FileKind, SegmentName, classify};

@@ -196,3 +196,26 @@ fn copied_during_work(units: u64) {
     model.check(&target, KEYS, &[Lsn::MAX]);
     target.verify(SEGMENT).expect("whole");
 }
+
+#[test]
+fn a_copy_of_a_segment_that_was_dropped_meanwhile_is_given_up_and_stops_nothing() {
+    let (store, _) = source();
+    let target = blank(&MemDisk::new());
+    let export = store.export(SEGMENT).expect("exports");
+    for made_again in [false, true] {
+        let mut install = target.begin_install(SEGMENT, &export.manifest).expect("begins");
+        while let Some(want) = install.want() {
+            let bytes = export.read(want.file, want.offset, want.length).expect("reads");
+            install.supply(&bytes).expect("takes");
+        }
+        target.drop_segment(SEGMENT).expect("drops");
+        if made_again {
+            let state = SegmentState { full: false, ..SegmentState::default() };
+            target.add_segment(&spec(SEGMENT), &state).expect("adds");
+        }
+        assert!(target.finish_install(install).is_err(), "made again: {made_again}");
+        assert_eq!(target.poisoned(), None);
+        let state = SegmentState::default();
+        target.add_segment(&spec(SEGMENT), &state).expect("works on");
+    }
+}

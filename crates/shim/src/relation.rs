@@ -35,7 +35,7 @@ pub fn write(
 ) -> isize {
     let ready = || {
         let board = process::board()?;
-        if board.cache_full() && piece.offset.saturating_add(piece.bytes) > sys::file_bytes(fd)? {
+        if board.no_room() && piece.offset.saturating_add(piece.bytes) > sys::file_bytes(fd)? {
             return Err(libc::ENOSPC);
         }
         let untouched =
@@ -70,7 +70,7 @@ pub fn truncate(fd: i32, map: &Map, name: &SegmentName, bytes: i64) -> i32 {
     let prepared = process::quietly(|| {
         let old = sys::file_bytes(fd)?;
         let new = u64::try_from(bytes).map_err(|_| libc::EINVAL)?;
-        if new > old && process::board()?.cache_full() {
+        if new > old && process::board()?.no_room() {
             return Err(libc::ENOSPC);
         }
         let kept = new.div_ceil(BLOCK_BYTES);

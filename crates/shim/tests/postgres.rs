@@ -158,14 +158,14 @@ fn growth_past_the_limit_is_postgresql_s_own_error_and_harms_nothing() {
     world.start_driver();
     let server = world.start_server();
     world.psql("create table t (n int); insert into t select generate_series(1, 1000)");
-    world.board.set_cache_full(true);
+    world.board.set_no_room(seam::NoRoom::Volume, true);
     let mut grow = world.client("psql");
     grow.args(["-d", "postgres", "-c", "insert into t select generate_series(1, 100000)"]);
     let output = grow.output().expect("psql");
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"));
     assert_eq!(world.psql("select count(*) from t"), "1000");
-    world.board.set_cache_full(false);
+    world.board.set_no_room(seam::NoRoom::Volume, false);
     assert!(grow.output().expect("psql").status.success());
     assert_eq!(world.psql("select count(*) from t"), "101000");
     world.stop_server(server);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use seam::Claimant;
+use seam::{Claimant, NoRoom};
 use types::Lsn;
 
 use crate::cache::local::{BLOCK, Local};
@@ -201,7 +201,7 @@ impl Evictor {
     fn measure(&self) -> Result<u64, EvictError> {
         let resident = resident::resident_bytes(self.claimants.instance())?;
         let full = resident >= self.limits.cache_limit;
-        self.claimants.board().set_cache_full(full);
+        self.claimants.board().set_no_room(NoRoom::Cache, full);
         self.stats.resident_bytes.store(resident, Ordering::Relaxed);
         self.stats.full.store(u64::from(full), Ordering::Relaxed);
         Ok(resident)

@@ -331,6 +331,7 @@ mod tests {
             timeline: 3,
             geometry_epoch: 1,
             group_bytes: 1 << 20,
+            limit_bytes: None,
             initialized: true,
             writer: None,
             groups: vec![GroupInfo { id: 0, membership_epoch: 1, members: members.into() }],

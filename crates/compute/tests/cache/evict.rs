@@ -179,9 +179,9 @@ fn growth_is_refused_past_the_limit_and_allowed_again_below_it() {
     let mut evictor = world.evictor(50 * 8192, 90 * 8192);
     evictor.turn().expect("nothing to do");
     evictor.turn().expect("nothing to do");
-    assert!(world.board.cache_full());
+    assert!(world.board.no_room());
     world.log.oldest.store(u64::MAX, SeqCst);
     evictor.turn().expect("evicted");
     evictor.turn().expect("evicted");
-    assert!(!world.board.cache_full());
+    assert!(!world.board.no_room());
 }
