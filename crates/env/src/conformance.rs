@@ -37,7 +37,9 @@ fn files_hold_what_was_written(disk: &dyn Disk, root: &Path) -> Result<(), DiskE
     let slices: Vec<IoSlice<'_>> = many.chunks(1).map(IoSlice::new).collect();
     file.write_at_durable(0, &slices)?;
     assert_eq!(file.len()?, 3000, "more slices than one system call takes");
+    file.uncache(0, 3000);
     file.sync()?;
+    file.uncache(5, 1 << 40);
     let again = disk.open(&path, Mode::Read)?;
     let mut last = [0];
     again.read_at(2999, &mut last)?;

@@ -185,6 +185,12 @@ pub trait File: Send + Sync {
     /// The system's failure; never to be retried.
     fn sync(&self) -> Result<(), DiskError>;
 
+    /// Lets the next read of these bytes come from the medium: what the system has cached of them and
+    /// need not write is dropped, where it can be told to.
+    fn uncache(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// Length in bytes.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Advice, OFlags};
 use rustix::io::{Errno, ReadWriteFlags, pread, pwritev2};
 
 use crate::disk::{Disk, DiskError, ErrorKind, File, Mode, Operation};
@@ -243,6 +243,12 @@ impl File for RealFile {
 
     fn sync(&self) -> Result<(), DiskError> {
         self.file.sync_all().map_err(|e| failed(Operation::Sync, &self.path, 0, &e))
+    }
+
+    fn uncache(&self, offset: u64, length: u64) {
+        let length = std::num::NonZeroU64::new(length);
+        // Advice only: where it is not taken, what is read next comes from the cache.
+        rustix::fs::fadvise(&self.file, offset, length, Advice::DontNeed).unwrap_or_default();
     }
 
     fn len(&self) -> Result<u64, DiskError> {

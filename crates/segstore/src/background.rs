@@ -3,18 +3,18 @@
 //! One unit runs at a time (the `work` lock), so file sets change in one place. Every failed write
 //! stops the store; a damaged input stops only the work on its segment.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use types::Lsn;
-use wire::Batch;
+use types::{Lsn, SegmentId};
 
 use crate::error::StoreError;
 use crate::fold::Folder;
-use crate::index::Run;
+use crate::log;
 use crate::log::ring::Recycled;
-use crate::log::{self, Entry, Kind};
-use crate::merge::{self, MergeJob, StepError, Sweep};
+use crate::mend::Mended;
+use crate::merge::{self, MergeJob, Merged, StepError, Sweep};
 use crate::pages::block::Binding;
 use crate::pages::{FileMeta, PageFile, PageWriter};
 use crate::segment::{NewFiles, Segment};
@@ -24,6 +24,8 @@ use crate::store::{Store, lock};
 #[derive(Default)]
 pub(crate) struct Work {
     pub(crate) merge: Option<MergeJob>,
+    /// Mends whose pages are here and whose merge has not begun.
+    pub(crate) mended: VecDeque<Mended>,
     /// Files no manifest names, to be removed once nobody reads them.
     pub(crate) graveyard: Vec<(Arc<Segment>, Arc<PageFile>)>,
     /// Where the last merge choice looked, so that segments take turns.
@@ -32,7 +34,7 @@ pub(crate) struct Work {
 
 impl Store {
     pub(crate) fn work_unit(&self, work: &mut Work) -> Result<bool, StoreError> {
-        if self.bury(work)? || self.tidy_log()? {
+        if self.bury(work)? || self.tidy_log()? || self.retire_damaged(work)? {
             return Ok(true);
         }
         if let Some(segment) = self.choose_flush() {
@@ -95,7 +97,11 @@ impl Store {
         sizes.iter().filter(ripe).max_by_key(|(bytes, _)| *bytes).map(|(_, s)| Arc::clone(s))
     }
 
-    fn writer(&self, segment: &Segment, range: (Lsn, Lsn)) -> Result<PageWriter, StoreError> {
+    pub(crate) fn writer(
+        &self,
+        segment: &Segment,
+        range: (Lsn, Lsn),
+    ) -> Result<PageWriter, StoreError> {
         let number = segment.next_file();
         let salt = self.identity.incarnation.0 as u64;
         let binding = Binding { segment: segment.id, birth: salt.rotate_left(32) ^ number };
@@ -163,72 +169,6 @@ impl Store {
         Ok(())
     }
 
-    /// Frees the log's oldest life when more than the retention is held.
-    fn retire(&self, work: &mut Work) -> Result<bool, StoreError> {
-        let (life, newest) = {
-            let log = lock(&self.log);
-            (log.oldest_needed(), log.position().life)
-        };
-        if life >= newest || self.lives.bytes_from(life) <= self.options.log_retain_bytes {
-            return Ok(false);
-        }
-        let segments = self.all_segments();
-        for segment in &segments {
-            if !segment.read().unflushed_in(life).is_empty() {
-                self.flush(work, segment)?;
-            }
-        }
-        // When most of a life waits for a durable point or a missing part, copying it forward would
-        // free little or nothing: the log grows instead.
-        let waiting: u64 = segments.iter().map(|s| s.read().unflushed_bytes_in(life)).sum();
-        if waiting > self.lives.get(life).map_or(0, |file| file.bytes) / 2 {
-            return Ok(false);
-        }
-        for segment in &segments {
-            let rest = segment.read().unflushed_in(life);
-            if !self.copy_forward(segment, &rest)? {
-                return Ok(false);
-            }
-            let state_at = segment.read().state_at;
-            if state_at.life <= life && segment.manifest().state_at < state_at {
-                self.commit(work, segment, None)?;
-            }
-        }
-        for segment in &segments {
-            segment.write().forget_life(life);
-        }
-        lock(&self.log).retire(life);
-        Ok(true)
-    }
-
-    /// Writes batches that cannot be flushed yet to the log's end again; false when one of them is
-    /// damaged, so that its life must stay.
-    fn copy_forward(&self, segment: &Arc<Segment>, runs: &[Run]) -> Result<bool, StoreError> {
-        let batches: Result<Vec<Batch>, StoreError> =
-            runs.iter().map(|run| self.read_run(segment.id, run)).collect();
-        let batches = match batches {
-            Ok(batches) => batches,
-            Err(error) => {
-                segment.write().damage.get_or_insert(error.to_string());
-                return Ok(false);
-            }
-        };
-        let raw = |batch: &Batch| Entry {
-            segment: segment.id,
-            kind: Kind::Batch,
-            payload: batch.encode(),
-        };
-        let entries: Vec<Entry> = batches.iter().map(raw).collect();
-        let mut log = lock(&self.log);
-        let (locations, _) = log.append(&entries).map_err(|error| self.fatal(&error))?;
-        let mut index = segment.write();
-        for (batch, location) in batches.iter().zip(locations) {
-            index.insert(batch, location);
-            index.applied = location.position();
-        }
-        Ok(true)
-    }
-
     /// One step of the merge under way, or the choice of the next.
     fn merge(&self, work: &mut Work) -> Result<bool, StoreError> {
         let Some(mut job) = work.merge.take() else { return self.begin_merge(work) };
@@ -237,22 +177,44 @@ impl Store {
             Ok(false) => work.merge = Some(job),
             Ok(true) => self.end_merge(work, job)?,
             Err(StepError::Output(error)) => return Err(self.fatal(&error)),
-            Err(StepError::Input(error)) => {
-                job.segment.write().damage.get_or_insert(error.to_string());
-                job.abandon().map_err(|error| self.fatal(&error))?;
-            }
+            // The file remembers what it is; the segment is merged again when it has been mended.
+            Err(StepError::Input) => self.abandon(work, job)?,
         }
         Ok(true)
     }
 
+    pub(crate) fn abandon(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
+        let segment = Arc::clone(&job.segment);
+        if let Some(patch) = job.abandon().map_err(|error| self.fatal(&error))? {
+            work.discard(&segment, patch);
+        }
+        Ok(())
+    }
+
+    /// Ends the merge that is under way if it is this segment's: its files are about to change.
+    pub(crate) fn abandon_merge(&self, work: &mut Work, id: SegmentId) -> Result<(), StoreError> {
+        match work.merge.take_if(|job| job.segment.id == id) {
+            Some(job) => self.abandon(work, job),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a merge that reads so many bytes has room.
+    pub(crate) fn has_room(&self, segment: &Segment, needed: u64) -> Result<bool, StoreError> {
+        Ok(self.disk.free_bytes(&segment.dir)? >= needed + self.options.reserve_bytes)
+    }
+
     fn begin_merge(&self, work: &mut Work) -> Result<bool, StoreError> {
+        if self.merge_mend(work)? {
+            return Ok(true);
+        }
         let segments = self.all_segments();
         for step in 0..segments.len() {
             let at = (work.turn + step) % segments.len();
             let segment = &segments[at];
             let (files, low_water, damaged) = {
                 let index = segment.read();
-                (Arc::clone(&index.files), index.state.low_water, index.damage.is_some())
+                (Arc::clone(&index.files), index.state.low_water, index.is_damaged())
             };
             let metas: Vec<FileMeta> = files.iter().map(|file| file.meta).collect();
             let range = merge::choose(&metas, low_water);
@@ -261,8 +223,7 @@ impl Store {
             let older = files[range.end..].to_vec();
             let (Some(newest), Some(oldest)) = (inputs.first(), inputs.last()) else { continue };
             let needed: u64 = inputs.iter().map(|file| file.meta.bytes).sum();
-            let free = self.disk.free_bytes(&segment.dir)?;
-            if free < needed + self.options.reserve_bytes {
+            if !self.has_room(segment, needed)? {
                 continue;
             }
             let low_water = low_water.min(newest.meta.high);
@@ -270,11 +231,7 @@ impl Store {
             work.turn = at + 1;
             match MergeJob::new(Arc::clone(segment), inputs, older, writer, low_water) {
                 Ok(job) => work.merge = Some(job),
-                Err(failed) => {
-                    let (error, writer) = *failed;
-                    segment.write().damage.get_or_insert(error.to_string());
-                    writer.abandon().map_err(|error| self.fatal(&error))?;
-                }
+                Err(writer) => writer.abandon().map_err(|error| self.fatal(&error))?,
             }
             return Ok(true);
         }
@@ -282,9 +239,10 @@ impl Store {
     }
 
     fn end_merge(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
-        let (segment, low_water) = (Arc::clone(&job.segment), job.low_water);
+        let segment = Arc::clone(&job.segment);
         self.counters.engine_errors.fetch_add(job.refused, Ordering::Relaxed);
-        let (inputs, output) = job.finish().map_err(|error| self.fatal(&error))?;
+        let merged = job.finish().map_err(|error| self.fatal(&error))?;
+        let Merged { inputs, output, horizon, patch } = merged;
         let (files, flushed) = {
             let index = segment.read();
             (Arc::clone(&index.files), index.flushed)
@@ -296,7 +254,11 @@ impl Store {
         all.extend(output.map(Arc::new));
         all.extend(files[at + inputs.len()..].iter().cloned());
         drop((files, inputs));
-        self.commit(work, &segment, Some(NewFiles { files: all, flushed, horizon: low_water }))?;
+        self.commit(work, &segment, Some(NewFiles { files: all, flushed, horizon }))?;
+        if let Some(patch) = patch {
+            work.discard(&segment, patch);
+            self.counters.mends.fetch_add(1, Ordering::Relaxed);
+        }
         self.counters.merges.fetch_add(1, Ordering::Relaxed);
         self.counters.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use env::{File, Mode, recipes};
 use types::{Lsn, SegmentId};
 
-use crate::background::Work;
 use crate::codec::Malformed;
 use crate::error::StoreError;
 use crate::manifest::Manifest;
@@ -98,15 +97,32 @@ impl Install {
     }
 }
 
+/// Whether what a manifest says of its files fits together: ranges that follow each other, none beyond
+/// what is flushed, and nothing flushed beyond the durable point.
+fn check_claims(source: &Manifest) -> Result<(), StoreError> {
+    let mut above = source.flushed;
+    for file in &source.files {
+        if file.high > above || file.low > file.high {
+            let number = file.number;
+            return Err(StoreError::Invalid(format!("file {number} of a copy is out of order")));
+        }
+        above = file.low;
+    }
+    if source.flushed > source.state.vdl.end || source.horizon > source.flushed {
+        return Err(StoreError::Invalid("a copy claims more than it can hold".to_owned()));
+    }
+    Ok(())
+}
+
 impl Store {
     pub(crate) fn export_files(&self, id: SegmentId) -> Result<Export, StoreError> {
         let segment = self.segment(id)?;
         // Under the manifest's lock, so that list and files are of one moment.
         let manifest = segment.manifest();
         let index = segment.read();
-        if let Some(why) = &index.damage {
+        if let Some(why) = index.damage() {
             let what = format!("segment {id}");
-            return Err(StoreError::Damaged { what, why: why.clone() });
+            return Err(StoreError::Damaged { what, why });
         }
         let mut said = manifest.clone();
         said.state = index.state.clone();
@@ -124,21 +140,13 @@ impl Store {
         Ok(recipes::remove_all(&*self.disk, &segment.dir, &unknown)?)
     }
 
-    /// Gives up the merge under way, if it is this segment's.
-    fn stop_merge(&self, work: &mut Work, id: SegmentId) -> Result<(), StoreError> {
-        match work.merge.take_if(|job| job.segment.id == id) {
-            Some(job) => job.abandon().map_err(|error| self.fatal(&error)),
-            None => Ok(()),
-        }
-    }
-
     pub(crate) fn install(&self, id: SegmentId, manifest: &Bytes) -> Result<Install, StoreError> {
         let segment = self.segment(id)?;
         let source = Manifest::decode(id, manifest).map_err(|Malformed(why)| {
             StoreError::Invalid(format!("manifest of segment {id} from a peer: {why}"))
         })?;
-        let mut work = lock(&self.work);
-        self.stop_merge(&mut work, id)?;
+        check_claims(&source)?;
+        self.abandon_merge(&mut lock(&self.work), id)?;
         // Files given out or still read are removed later all the same: their names are gone, and
         // removing a name twice is no error.
         self.sweep_dir(&segment)?;
@@ -160,9 +168,9 @@ impl Store {
         for (meta, file) in targets {
             let binding = Binding { segment: segment.id, birth: meta.birth };
             file.sync().map_err(|error| self.fatal(&error))?;
-            let file = PageFile::open(&*self.disk, &segment.dir, binding, meta)?;
-            file.verify()?;
-            files.push(Arc::new(file));
+            let file = Arc::new(PageFile::open(&*self.disk, &segment.dir, binding, meta)?);
+            file.verify(&*self.disk)?;
+            files.push(file);
         }
         let mut work = lock(&self.work);
         // It may have been dropped meanwhile, and its directory be gone: no error of the disk.
@@ -170,7 +178,7 @@ impl Store {
             return Err(StoreError::NoSegment(segment.id));
         }
         // One may have begun since the copy did, of files that are no longer the segment's.
-        self.stop_merge(&mut work, segment.id)?;
+        self.abandon_merge(&mut work, segment.id)?;
         self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
         let flushed = source.flushed;
         {
@@ -190,8 +198,53 @@ impl Store {
         let change = NewFiles { files, flushed, horizon: source.horizon };
         self.commit(&mut work, &segment, Some(change))?;
         let mut index = segment.write();
-        index.damage = None;
+        index.lost = None;
         index.find_floor();
         Ok(flushed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::{GroupId, VolumeId};
+    use wire::SegmentSpec;
+
+    use super::*;
+    use crate::entry::SegmentState;
+    use crate::log::Position;
+
+    fn manifest(ranges: &[(u64, u64)], flushed: u64, vdl: u64) -> Manifest {
+        let segment = SegmentId { volume: VolumeId(1), group: GroupId(1) };
+        let mut state = SegmentState::default();
+        state.vdl.end = Lsn(vdl);
+        let spec = SegmentSpec {
+            segment,
+            membership: state.membership,
+            members: Vec::new(),
+            fresh: false,
+        };
+        let file = |(low, high): &(u64, u64)| FileMeta {
+            low: Lsn(*low),
+            high: Lsn(*high),
+            ..FileMeta::default()
+        };
+        let (state_at, origin, covered) =
+            (Position::default(), Position::default(), Position::default());
+        let (flushed, horizon, next_file) = (Lsn(flushed), Lsn::ZERO, 9);
+        let files = ranges.iter().map(file).collect();
+        Manifest { spec, state, state_at, origin, covered, flushed, horizon, next_file, files }
+    }
+
+    #[test]
+    fn a_copy_that_claims_what_it_cannot_hold_is_refused() {
+        let claims = |ranges: &[(u64, u64)], flushed, vdl| {
+            check_claims(&manifest(ranges, flushed, vdl)).is_ok()
+        };
+        assert!(claims(&[(20, 30), (0, 20)], 30, 30));
+        assert!(claims(&[(20, 30), (0, 10)], 40, 50), "nothing was left of the rest");
+        assert!(!claims(&[(20, 30), (0, 25)], 30, 30), "overlapping");
+        assert!(!claims(&[(0, 20), (20, 30)], 30, 30), "the wrong way round");
+        assert!(!claims(&[(20, 50), (0, 20)], 30, 60), "beyond what is flushed");
+        assert!(!claims(&[(20, 30), (0, 20)], 30, 25), "beyond the durable point");
     }
 }

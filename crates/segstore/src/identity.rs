@@ -65,6 +65,12 @@ impl Identity {
         }
     }
 
+    /// Whether what is stored in `dir` is this, to the byte.
+    pub(crate) fn is_stored(self, disk: &dyn Disk, dir: &Path) -> Result<bool, StoreError> {
+        let content = recipes::read_all(disk, &dir.join("identity.json"))?;
+        Ok(content.is_some_and(|content| content == self.to_text().as_bytes()))
+    }
+
     /// Writes the identity: the last step of creating a store.
     pub(crate) fn save(self, disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join("identity.json");

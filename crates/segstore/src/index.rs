@@ -79,8 +79,8 @@ pub(crate) struct Index {
     pub(crate) bytes: u64,
     /// Bytes of `runs` in the log.
     pub(crate) log_bytes: u64,
-    /// Why the files are not to be merged or copied any more.
-    pub(crate) damage: Option<String>,
+    /// Why the segment begins again: it holds less than it once did, and is rebuilt by its peers.
+    pub(crate) lost: Option<String>,
 }
 
 impl Index {
@@ -106,7 +106,7 @@ impl Index {
             floor: flushed,
             bytes: 0,
             log_bytes: 0,
-            damage: None,
+            lost: None,
         }
     }
 
@@ -277,8 +277,7 @@ impl Index {
         let (vdl, low_water) = (self.state.vdl, self.state.low_water);
         let watermark = self.state.watermark;
         if state.full && !self.state.full {
-            // Rebuilt. Damage that is still there is met again.
-            self.damage = None;
+            self.lost = None;
         }
         self.state = state.clone();
         self.advance(vdl, low_water, watermark);
@@ -422,9 +421,14 @@ impl Index {
         out
     }
 
-    /// Every batch that the log still holds.
-    pub(crate) fn runs(&self) -> Vec<Run> {
-        self.runs.iter().copied().collect()
+    /// Whether something is missing here or cannot be read, so that nothing is to be made from it.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damage().is_some()
+    }
+
+    /// What is missing or cannot be read.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.lost.clone().or_else(|| self.files.iter().find_map(|file| file.damage()))
     }
 
     pub(crate) fn has_run(&self, run: &Run) -> bool {

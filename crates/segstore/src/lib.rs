@@ -6,11 +6,12 @@
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
 //! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` and `table`
-//! (memory), `version` and `read`, `pages` (files), `background`, `merge`, `fold`, `manifest`, `recover`,
-//! [`hydrate`].
+//! (memory), `version` and `read`, `pages` (files), `background`, `retire`, `merge`, `fold`, `manifest`, `recover`,
+//! [`hydrate`], [`scrub`], [`damage`], [`mend`].
 
 mod background;
 mod codec;
+pub mod damage;
 pub mod entry;
 pub mod error;
 mod fold;
@@ -19,21 +20,27 @@ pub mod identity;
 mod index;
 mod log;
 mod manifest;
+pub mod mend;
 mod merge;
 pub mod options;
 mod pages;
 mod read;
 mod recover;
+mod retire;
+pub mod scrub;
 mod segment;
 pub mod stats;
 pub mod store;
 mod table;
 mod version;
 
+pub use damage::{Damage, DamagedSegment};
 pub use entry::{HeldPart, LogEntry, SegmentState};
 pub use error::StoreError;
 pub use hydrate::{Export, Install, Want};
 pub use identity::Identity;
+pub use mend::Mend;
 pub use options::Options;
+pub use scrub::{Scrub, ScrubbedLog, ScrubbedSegment};
 pub use stats::{Stats, Usage};
 pub use store::{Chain, RestoredSegment, ScanPage, Store};

@@ -12,6 +12,7 @@ use wire::{Batch, PageAnswer};
 use crate::error::StoreError;
 use crate::index::{Index, Run};
 use crate::pages::Cursor;
+use crate::pages::bad::after;
 use crate::segment::Segment;
 use crate::store::{Chain, ScanPage, Store};
 use crate::version::Found;
@@ -101,18 +102,30 @@ impl Store {
     ) -> Result<ScanPage, StoreError> {
         let segment = self.segment(id)?;
         let mut keys = Keys::new(&segment, from, *to, read_point)?;
-        let mut out = Vec::new();
+        let mut out: Vec<(PageKey, Lsn, Bytes)> = Vec::new();
         let mut bytes = 0;
-        while let Some(key) = keys.next()? {
+        loop {
+            let last = out.last().map(|(key, _, _)| after(key));
+            let key = match (keys.next(), last) {
+                (Ok(Some(key)), _) => key,
+                (Ok(None), _) => return Ok((out, None)),
+                // Whoever asks goes on from here with another member.
+                (Err(StoreError::Damaged { .. }), Some(last)) => return Ok((out, Some(last))),
+                (Err(error), _) => return Err(error),
+            };
             if bytes >= bytes_max && !out.is_empty() {
                 return Ok((out, Some(key)));
             }
-            if let Some((version, page)) = self.page(&segment, &key, read_point)? {
-                bytes += page.len() + PageKey::SIZE + 16;
-                out.push((key, version, page));
+            match self.page(&segment, &key, read_point) {
+                Ok(Some((version, page))) => {
+                    bytes += page.len() + PageKey::SIZE + 16;
+                    out.push((key, version, page));
+                }
+                Ok(None) => {}
+                Err(StoreError::Damaged { .. }) if !out.is_empty() => return Ok((out, Some(key))),
+                Err(error) => return Err(error),
             }
         }
-        Ok((out, None))
     }
 
     /// Reads one batch back from the log, live parts only.
@@ -163,7 +176,10 @@ impl Store {
                     Ok(batch) => batches.push(batch),
                     // The file may have been recycled under the read: then the run has moved.
                     Err(_) if tries < TRIES && !segment.read().has_run(run) => continue 'again,
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        self.lives.note_damage(run.location.life, error.to_string());
+                        return Err(error);
+                    }
                 }
             }
             return Ok(Chain::Batches(batches));

@@ -76,7 +76,10 @@ pub(crate) fn load_segments(
                 let members = Vec::new();
                 let membership = types::MembershipEpoch(0);
                 let spec = SegmentSpec { segment: id, membership, members, fresh: false };
-                let mut opening = opening(id, &dir, blank(spec), Vec::new());
+                // Its page files are still there, and their names are taken.
+                let next_file = names_end(&disk.list(&dir)?, &[]).max(1);
+                let manifest = Manifest { next_file, ..blank(spec) };
+                let mut opening = opening(id, &dir, manifest, Vec::new());
                 opening.damage = Some(format!("{what}: {why}"));
                 opening
             }
@@ -211,7 +214,7 @@ impl Opening {
         if self.damage.is_some() {
             self.index.state.full = false;
             // Not copied from, and not merged, until it has been rebuilt.
-            self.index.damage.clone_from(&self.damage);
+            self.index.lost.clone_from(&self.damage);
         }
         let index = &self.index;
         self.held.retain(|part| index.holds(part.epoch, part.meta.span));

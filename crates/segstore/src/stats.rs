@@ -16,6 +16,9 @@ pub(crate) struct Counters {
     pub(crate) merges: AtomicU64,
     pub(crate) merged_bytes: AtomicU64,
     pub(crate) engine_errors: AtomicU64,
+    pub(crate) mends: AtomicU64,
+    pub(crate) damage_found: AtomicU64,
+    pub(crate) damage_mended: AtomicU64,
 }
 
 /// A store in numbers, since it was opened.
@@ -47,8 +50,14 @@ pub struct Stats {
     pub merged_bytes: u64,
     /// Chains that the engine could not fold.
     pub engine_errors: u64,
-    /// Segments with damaged files.
+    /// Segments with damage that is not mended yet.
     pub damaged: u64,
+    /// Damaged places found: blocks, indexes, manifests, log files, segments that began again.
+    pub damage_found: u64,
+    /// Of those, mended or written again.
+    pub damage_mended: u64,
+    /// Merges that put pages from peers in the place of damaged ones.
+    pub mends: u64,
 }
 
 /// What one segment takes on the disk.
@@ -72,7 +81,7 @@ impl Usage {
 impl Stats {
     pub(crate) fn add(&mut self, index: &Index) {
         self.unflushed_bytes += index.bytes;
-        self.damaged += u64::from(index.damage.is_some());
+        self.damaged += u64::from(index.is_damaged());
         for file in index.files.iter() {
             self.files += 1;
             self.file_bytes += file.meta.bytes;

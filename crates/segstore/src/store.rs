@@ -11,14 +11,17 @@ use types::{Engine, History, Lsn, PageKey, SegmentId};
 use wire::{Batch, PageAnswer, SegmentReport, SegmentSpec};
 
 use crate::background::Work;
+use crate::damage::{Damage, Known};
 use crate::entry::{self, HeldPart, LogEntry, SegmentState};
 use crate::error::StoreError;
 use crate::hydrate::{Export, Install};
 use crate::identity::Identity;
 use crate::index::Index;
 use crate::log::{Entry, Lives, Log};
+use crate::mend::Mend;
 use crate::options::Options;
 use crate::recover::{self, first_manifest};
+use crate::scrub::Scrub;
 use crate::segment::{Segment, dir_name};
 use crate::stats::{Counters, Stats, Usage};
 
@@ -36,6 +39,7 @@ pub struct Store {
     /// Held by whatever changes a segment's files.
     pub(crate) work: Mutex<Work>,
     pub(crate) counters: Counters,
+    pub(crate) known_damage: Mutex<Known>,
 }
 
 /// A segment as the disk gave it back.
@@ -139,8 +143,13 @@ impl Store {
             poison: OnceLock::new(),
             work: Mutex::new(Work::default()),
             counters: Counters::default(),
+            known_damage: Mutex::default(),
         };
         Ok((store, restored))
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn log_dir(&self) -> PathBuf {
@@ -204,9 +213,7 @@ impl Store {
         let mut work = lock(&self.work);
         let removed = self.segments.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let Some(segment) = removed else { return Ok(()) };
-        if let Some(job) = work.merge.take_if(|job| job.segment.id == id) {
-            job.abandon().map_err(fatal)?;
-        }
+        self.abandon_merge(&mut work, id)?;
         work.graveyard.retain(|(owner, _)| owner.id != id);
         // The manifest goes first: without it the rest is garbage.
         let dir = &segment.dir;
@@ -369,33 +376,78 @@ impl Store {
         self.flush(&mut lock(&self.work), &segment)
     }
 
-    /// Checks every block of a segment's files, and every batch that the log holds (scrubbing).
-    ///
-    /// # Errors
-    /// The first damage found. Damaged files are not merged or copied from then on.
-    pub fn verify(&self, id: SegmentId) -> Result<(), StoreError> {
-        let segment = self.segment(id)?;
-        let files = Arc::clone(&segment.read().files);
-        for file in files.iter() {
-            if let Err(error) = file.verify() {
-                segment.write().damage.get_or_insert(error.to_string());
-                return Err(error);
-            }
-        }
-        let runs = segment.read().runs();
-        for run in &runs {
-            match self.read_run(id, run) {
-                Err(error) if segment.read().has_run(run) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Begins to check all that the store keeps, or only these segments' files, and the log.
+    #[must_use]
+    pub fn begin_scrub(&self, only: Option<&dyn Fn(SegmentId) -> bool>) -> Scrub {
+        self.plan_scrub(only)
     }
 
-    /// What was found damaged of a segment since it was last rebuilt.
+    /// Checks about so many bytes more; false when all has been. Damage is remembered: it is not
+    /// read, merged or copied from then on.
+    ///
+    /// # Errors
+    /// Poisoned, when something damaged could not be written again.
+    pub fn scrub(&self, scrub: &mut Scrub, bytes_max: u64) -> Result<bool, StoreError> {
+        self.check()?;
+        self.scrub_on(scrub, bytes_max)
+    }
+
+    /// Checks a segment's files and the log at once.
+    ///
+    /// # Errors
+    /// When anything is damaged.
+    pub fn verify(&self, id: SegmentId) -> Result<(), StoreError> {
+        let segment = self.segment(id)?;
+        let mut scrub = self.begin_scrub(Some(&|other| other == id));
+        while self.scrub(&mut scrub, u64::MAX)? {}
+        let log = self.damage().log.into_iter().next();
+        match segment.read().damage().or(log) {
+            Some(why) => Err(StoreError::Damaged { what: format!("segment {id}"), why }),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything that is known to be damaged and not yet mended.
     #[must_use]
-    pub fn damage(&self, segment: SegmentId) -> Option<String> {
-        self.segment(segment).ok()?.read().damage.clone()
+    pub fn damage(&self) -> Damage {
+        self.survey_damage()
+    }
+
+    /// Begins to mend a segment that has damaged blocks, with pages from its peers; `None` when there
+    /// is nothing to do, or a mend is under way.
+    ///
+    /// # Errors
+    /// No such segment, or poisoned.
+    pub fn begin_mend(&self, segment: SegmentId) -> Result<Option<Mend>, StoreError> {
+        self.check()?;
+        self.plan_mend(segment)
+    }
+
+    /// Has background work put the pages in place. If more was found damaged meanwhile, nothing comes
+    /// of it, and the segment is to be mended again.
+    ///
+    /// # Errors
+    /// When pages are still wanted, or poisoned.
+    pub fn finish_mend(&self, mend: Mend) -> Result<(), StoreError> {
+        self.check()?;
+        self.end_mend(mend)
+    }
+
+    /// Gives a mend up.
+    ///
+    /// # Errors
+    /// Poisoned.
+    pub fn abandon_mend(&self, mend: Mend) -> Result<(), StoreError> {
+        self.check()?;
+        self.drop_mend(mend)
+    }
+
+    /// A segment's members, and where they were last known to be.
+    ///
+    /// # Errors
+    /// No such segment.
+    pub fn spec(&self, segment: SegmentId) -> Result<SegmentSpec, StoreError> {
+        Ok(self.segment(segment)?.manifest().spec.clone())
     }
 
     /// Counters.
@@ -412,6 +464,9 @@ impl Store {
             merges: load(&self.counters.merges),
             merged_bytes: load(&self.counters.merged_bytes),
             engine_errors: load(&self.counters.engine_errors),
+            damage_found: load(&self.counters.damage_found),
+            damage_mended: load(&self.counters.damage_mended),
+            mends: load(&self.counters.mends),
             ..Stats::default()
         };
         for segment in self.all_segments() {

@@ -149,3 +149,21 @@ fn a_store_is_not_opened_under_another_name() {
     );
     assert!(matches!(opened.map(|_| ()), Err(StoreError::Foreign(_))));
 }
+
+#[test]
+fn a_segment_whose_manifest_is_damaged_goes_on_beside_its_old_files() {
+    let (disk, mut model, _) = filled();
+    let manifests = files(&disk, &dir().join("seg"));
+    let manifest = manifests.iter().find(|path| path.ends_with("MANIFEST")).expect("a manifest");
+    disk.flip(manifest, 40, 1).expect("flips");
+    let (store, restored) = open(&disk, small()).expect("opens");
+    assert!(restored[0].damage.is_some() && !restored[0].state.full);
+    // What its log still has is enough to flush a file, whose name must not be one of the old ones.
+    model.settle(Lsn(0));
+    let state = segstore::SegmentState { full: false, ..model.state() };
+    store.append(&[(SEGMENT, segstore::LogEntry::State(state))]).expect("appends");
+    assert!(store.flush_segment(SEGMENT).expect("flushes"));
+    work_off(&store);
+    model.check(&store, KEYS, &[Lsn::MAX]);
+    assert_eq!(store.poisoned(), None);
+}

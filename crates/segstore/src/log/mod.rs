@@ -1,10 +1,12 @@
 //! The hot log that all segments of a node share: a ring of zeroed files.
 //!
-//! Reading order: [`mod@unit`] (bytes of one durable write), [`ring`] (appending), [`replay`].
+//! Reading order: [`mod@unit`] (bytes of one durable write), [`ring`] (appending), [`replay`], [`check`].
 
+pub(crate) mod check;
 pub(crate) mod replay;
 pub(crate) mod ring;
 pub(crate) mod unit;
 
+pub(crate) use check::LifeCheck;
 pub(crate) use ring::{Lives, Log};
 pub(crate) use unit::{Entry, Kind, Location, Position};

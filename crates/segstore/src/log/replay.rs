@@ -12,7 +12,7 @@ use bytes::Bytes;
 use env::{Disk, DiskError, ErrorKind, Mode};
 use types::Incarnation;
 
-use super::ring::{LogFile, Tail};
+use super::ring::{Life, LogFile, Tail};
 use super::unit::{
     self, Entry, FILE_HEADER, FileHeader, Location, Position, SECTOR, UNIT_HEADER, UnitHeader,
 };
@@ -20,6 +20,8 @@ use super::unit::{
 /// Acknowledged bytes that cannot be read back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Damage {
+    /// In which life.
+    pub(crate) life: u64,
     /// Where the lost part ends.
     pub(crate) end: Position,
     /// For humans.
@@ -71,15 +73,16 @@ pub(crate) fn replay(
     }
     let mut end = Position { life: last_life, offset: FILE_HEADER };
     let mut write = 0;
+    let mut ends = BTreeMap::new();
     for life in oldest..=last_life {
         let Some(found) = lives.get(&life) else {
             let what = format!("log file of life {life} is missing from {}", dir.display());
-            damage.push(Damage { end: Position { life: life + 1, offset: 0 }, what });
+            damage.push(Damage { life, end: Position { life: life + 1, offset: 0 }, what });
             continue;
         };
         if found.header.is_none() {
             let what = format!("header of log file {}", found.file.name);
-            damage.push(Damage { end: Position { life: life + 1, offset: 0 }, what });
+            damage.push(Damage { life, end: Position { life: life + 1, offset: 0 }, what });
         }
         let expected = lives.get(&(life + 1)).and_then(|next| next.header);
         let expected = expected.map(|header| header.previous_end);
@@ -90,8 +93,14 @@ pub(crate) fn replay(
         let offset = scan.run(expected, visit);
         write = scan.write;
         end = Position { life, offset };
+        ends.insert(life, offset);
     }
-    let files = lives.into_iter().map(|(life, found)| (life, found.file)).collect();
+    let found = |(life, Candidate { file, .. })| {
+        let mine = damage.iter().find(|damage| damage.life == life);
+        let damage = mine.map(|damage| damage.what.clone());
+        (life, Life { file, end: ends.get(&life).copied(), damage })
+    };
+    let files = lives.into_iter().map(found).collect();
     let tail = Tail { files, spare, end, write: write + 1, oldest, next_name };
     Ok(Replayed { tail, damage })
 }
@@ -179,7 +188,8 @@ impl Scan<'_> {
 
     fn report(&mut self, from: u64, to: u64) {
         let what = format!("log file {} at offsets {from} to {to}", self.name);
-        self.damage.push(Damage { end: Position { life: self.life, offset: to }, what });
+        let (life, end) = (self.life, Position { life: self.life, offset: to });
+        self.damage.push(Damage { life, end, what });
     }
 
     fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {

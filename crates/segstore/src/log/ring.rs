@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use env::{Disk, DiskError, File, recipes};
 use types::Incarnation;
@@ -23,31 +23,81 @@ pub(crate) struct LogFile {
     pub(crate) bytes: u64,
 }
 
+/// One life of a log file.
+#[derive(Clone)]
+pub(crate) struct Life {
+    pub(crate) file: LogFile,
+    /// Where its units end; `None` while it is written to.
+    pub(crate) end: Option<u64>,
+    /// What was found damaged in it.
+    pub(crate) damage: Option<String>,
+}
+
 /// The files by life, for readers beside the appender.
 #[derive(Clone, Default)]
-pub(crate) struct Lives(Arc<RwLock<BTreeMap<u64, LogFile>>>);
+pub(crate) struct Lives(Arc<RwLock<BTreeMap<u64, Life>>>);
 
 impl Lives {
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<u64, Life>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<u64, Life>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn get(&self, life: u64) -> Option<LogFile> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&life).cloned()
+        self.read().get(&life).map(|found| found.file.clone())
+    }
+
+    /// A life with where it ends, if it is still there.
+    pub(crate) fn look(&self, life: u64) -> Option<Life> {
+        self.read().get(&life).cloned()
+    }
+
+    /// Every life, oldest first.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.read().keys().copied().collect()
     }
 
     fn insert(&self, life: u64, file: LogFile) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(life, file);
+        self.write().insert(life, Life { file, end: None, damage: None });
+    }
+
+    fn end(&self, life: u64, offset: u64) {
+        if let Some(found) = self.write().get_mut(&life) {
+            found.end = Some(offset);
+        }
     }
 
     fn remove(&self, life: u64) -> Option<LogFile> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&life)
+        self.write().remove(&life).map(|found| found.file)
     }
 
     pub(crate) fn oldest(&self) -> Option<u64> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().next().copied()
+        self.read().keys().next().copied()
     }
 
     /// Bytes of the files of this life and later ones.
     pub(crate) fn bytes_from(&self, life: u64) -> u64 {
-        let lives = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        lives.range(life..).map(|(_, file)| file.bytes).sum()
+        self.read().range(life..).map(|(_, found)| found.file.bytes).sum()
+    }
+
+    /// Remembers that a life is damaged, if it is still there: what fails in one that has been
+    /// recycled meanwhile is no damage.
+    pub(crate) fn note_damage(&self, life: u64, why: String) {
+        if let Some(found) = self.write().get_mut(&life) {
+            found.damage.get_or_insert(why);
+        }
+    }
+
+    /// Damaged lives from this one on.
+    pub(crate) fn damaged_from(&self, life: u64) -> Vec<(u64, String)> {
+        let lives = self.read();
+        let damaged = lives
+            .range(life..)
+            .filter_map(|(life, found)| found.damage.clone().map(|why| (*life, why)));
+        damaged.collect()
     }
 }
 
@@ -71,7 +121,7 @@ pub(crate) struct Log {
 
 /// What replay found, from which the appender goes on.
 pub(crate) struct Tail {
-    pub(crate) files: BTreeMap<u64, LogFile>,
+    pub(crate) files: BTreeMap<u64, Life>,
     pub(crate) spare: Vec<LogFile>,
     pub(crate) end: Position,
     pub(crate) write: u64,
@@ -88,10 +138,7 @@ impl Log {
         file_bytes: u64,
         tail: Tail,
     ) -> Result<Log, DiskError> {
-        let lives = Lives::default();
-        for (life, file) in tail.files {
-            lives.insert(life, file);
-        }
+        let lives = Lives(Arc::new(RwLock::new(tail.files)));
         let mut next_name = tail.next_name;
         // Files of another size first: one that a full disk cut short is in the way of the next.
         let (mut spare, misfits): (Vec<_>, Vec<_>) =
@@ -169,7 +216,7 @@ impl Log {
     }
 
     /// Begins a new life with room for `needed` bytes of units.
-    fn roll(&mut self, needed: u64) -> Result<(), DiskError> {
+    pub(crate) fn roll(&mut self, needed: u64) -> Result<(), DiskError> {
         let bytes = (FILE_HEADER + needed).max(self.file_bytes);
         let file = match self.spare.iter().position(|file| file.bytes >= bytes) {
             Some(index) => self.spare.remove(index),
@@ -185,6 +232,7 @@ impl Log {
         };
         let encoded = header.encode(self.incarnation);
         file.file.write_at_durable(0, &[IoSlice::new(&encoded)])?;
+        self.lives.end(self.at.life, self.at.offset);
         self.at = Position { life: header.life, offset: FILE_HEADER };
         self.oldest_durable = header.oldest;
         self.lives.insert(header.life, file.clone());

@@ -1,6 +1,6 @@
 //! Reads a page file in key order, one block in memory at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use types::PageKey;
@@ -15,6 +15,8 @@ pub(crate) struct Cursor {
     loaded: Arc<Loaded>,
     next_block: usize,
     entries: VecDeque<(PageKey, Version)>,
+    /// Blocks that are passed over.
+    without: BTreeSet<u64>,
     /// Bytes of blocks read.
     pub(crate) bytes_read: u64,
 }
@@ -22,10 +24,19 @@ pub(crate) struct Cursor {
 impl Cursor {
     /// Stands before the first entry with a key at or above `from`.
     pub(crate) fn new(file: Arc<PageFile>, from: &PageKey) -> Result<Cursor, StoreError> {
+        Cursor::without(file, from, BTreeSet::new())
+    }
+
+    /// The same, passing over the blocks at these offsets.
+    pub(crate) fn without(
+        file: Arc<PageFile>,
+        from: &PageKey,
+        without: BTreeSet<u64>,
+    ) -> Result<Cursor, StoreError> {
         let loaded = file.loaded()?;
         let next_block = loaded.blocks.partition_point(|b| b.first < *from).saturating_sub(1);
-        let mut cursor =
-            Cursor { file, loaded, next_block, entries: VecDeque::new(), bytes_read: 0 };
+        let entries = VecDeque::new();
+        let mut cursor = Cursor { file, loaded, next_block, entries, without, bytes_read: 0 };
         while cursor.peek()?.is_some_and(|key| key < *from) {
             cursor.entries.pop_front();
         }
@@ -36,8 +47,10 @@ impl Cursor {
     pub(crate) fn peek(&mut self) -> Result<Option<PageKey>, StoreError> {
         while self.entries.is_empty() {
             let Some(at) = self.loaded.blocks.get(self.next_block) else { return Ok(None) };
-            self.entries = self.file.block(at)?.into();
-            self.bytes_read += u64::from(at.length);
+            if !self.without.contains(&at.offset) {
+                self.entries = self.file.block(at)?.into();
+                self.bytes_read += u64::from(at.length);
+            }
             self.next_block += 1;
         }
         Ok(self.entries.front().map(|(key, _)| *key))

@@ -1,13 +1,15 @@
 //! A finished page file: lookups by key. Index and filter are read on first use, so that opening a
-//! store does not depend on how much it holds.
+//! store does not depend on how much it holds. Whatever fails a check is remembered here ([`Bad`]).
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use env::{Disk, DiskError, ErrorKind, File, Mode};
 use types::{Engine, Lsn, PageKey};
 
+use super::bad::{Bad, after};
 use super::block::{self, Binding, BlockAt, FOOTER, Footer, Section};
 use super::writer::file_name;
 use crate::codec::Malformed;
@@ -40,6 +42,7 @@ pub(crate) struct PageFile {
     /// The block looked up last, by its offset: the file never changes, and scans and neighbouring
     /// reads ask for it again.
     recent: Mutex<Option<(u64, Entries)>>,
+    bad: Mutex<Bad>,
 }
 
 /// A block, decoded.
@@ -59,7 +62,8 @@ impl PageFile {
         binding: Binding,
         meta: FileMeta,
     ) -> PageFile {
-        PageFile { file, path, binding, meta, loaded: Mutex::default(), recent: Mutex::default() }
+        let (loaded, recent, bad) = Default::default();
+        PageFile { file, path, binding, meta, loaded, recent, bad }
     }
 
     /// Opens a file that a manifest names. Its content is checked as it is used.
@@ -78,6 +82,10 @@ impl PageFile {
         file_name(self.meta.number)
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes that the file has now.
     pub(crate) fn length(&self) -> Result<u64, DiskError> {
         self.file.len()
@@ -88,6 +96,26 @@ impl PageFile {
         StoreError::Damaged { what, why: why.to_owned() }
     }
 
+    fn bad(&self) -> MutexGuard<'_, Bad> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found damaged, for people; `None` while nothing was.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.bad().why().map(str::to_owned)
+    }
+
+    /// Every damaged place found so far: offsets of blocks, or [`super::bad::WHOLE`].
+    pub(crate) fn damaged_places(&self) -> Vec<u64> {
+        self.bad().places().collect()
+    }
+
+    /// Keys of which versions cannot be read.
+    pub(crate) fn holes(&self) -> Vec<Range<PageKey>> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        self.bad().holes(loaded)
+    }
+
     /// Raw bytes, short at the end of the file.
     pub(crate) fn raw(&self, offset: u64, length: u64) -> Result<Bytes, StoreError> {
         let length = length.min(self.meta.bytes.saturating_sub(offset));
@@ -95,7 +123,8 @@ impl PageFile {
         match self.file.read_at(offset, &mut bytes) {
             Ok(()) => Ok(Bytes::from(bytes)),
             Err(error) if error.kind == ErrorKind::Eof => Err(self.damaged(offset, "cut short")),
-            Err(error) => Err(error.into()),
+            // What the medium does not give back is as good as damaged: it is on other nodes.
+            Err(error) => Err(self.damaged(offset, &error.to_string())),
         }
     }
 
@@ -111,6 +140,29 @@ impl PageFile {
         if let Some(loaded) = &*place {
             return Ok(Arc::clone(loaded));
         }
+        let loaded = Arc::new(self.read_sections().inspect_err(|error| {
+            self.note_sections(error);
+        })?);
+        *place = Some(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Checks what [`PageFile::loaded`] may know from memory.
+    pub(super) fn read_sections_again(&self) -> Result<(), StoreError> {
+        self.uncache(0, self.meta.bytes);
+        self.read_sections().map(drop)
+    }
+
+    /// Makes the next read of these bytes ask the medium.
+    pub(super) fn uncache(&self, offset: u64, length: u64) {
+        self.file.uncache(offset, length);
+    }
+
+    pub(super) fn note_sections(&self, error: &StoreError) -> bool {
+        self.bad().add_sections(error.to_string())
+    }
+
+    fn read_sections(&self) -> Result<Loaded, StoreError> {
         let at = self.meta.bytes.checked_sub(FOOTER as u64);
         let at = at.ok_or_else(|| self.damaged(0, "too short for a page file"))?;
         let bad = |offset| move |Malformed(why)| self.damaged(offset, why);
@@ -118,19 +170,34 @@ impl PageFile {
         let footer = Footer::decode(self.binding, at, footer).map_err(bad(at))?;
         let index = self.section(footer.index)?;
         let deletes = self.section(footer.deletes)?;
-        let loaded = Arc::new(Loaded {
+        Ok(Loaded {
             blocks: block::get_index(&index, self.meta.bytes).map_err(bad(footer.index.offset))?,
             filter: self.section(footer.filter)?,
             deletes: block::get_deletes(&deletes).map_err(bad(footer.deletes.offset))?,
-        });
-        *place = Some(Arc::clone(&loaded));
-        Ok(loaded)
+        })
     }
 
     /// Entries of one block, checked.
     pub(crate) fn block(&self, at: &BlockAt) -> Result<Vec<(PageKey, Version)>, StoreError> {
+        self.read_block(at).inspect_err(|error| {
+            self.note_block(at, error);
+        })
+    }
+
+    pub(super) fn read_block(&self, at: &BlockAt) -> Result<Vec<(PageKey, Version)>, StoreError> {
         let content = self.section(Section { offset: at.offset, length: u64::from(at.length) })?;
         block::entries(&content).map_err(|Malformed(why)| self.damaged(at.offset, why))
+    }
+
+    /// Remembers that a block is damaged, and which keys' versions it held: from its first key to the
+    /// next block's, both included, since a key's versions may run over several blocks.
+    pub(super) fn note_block(&self, at: &BlockAt, error: &StoreError) -> bool {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let next = loaded.and_then(|loaded| {
+            let next = loaded.blocks.partition_point(|block| block.offset <= at.offset);
+            loaded.blocks.get(next).map(|block| after(&block.first))
+        });
+        self.bad().add_block(at.offset, at.first..next.unwrap_or(PageKey::MAX), error.to_string())
     }
 
     /// [`PageFile::block`], unless it is the one looked up last.
@@ -175,23 +242,6 @@ impl PageFile {
             }
         }
         found.close(deleted);
-        Ok(())
-    }
-
-    /// Checks every byte.
-    pub(crate) fn verify(&self) -> Result<(), StoreError> {
-        let loaded = self.loaded()?;
-        let mut last: Option<PageKey> = None;
-        for at in &loaded.blocks {
-            for (key, version) in self.block(at)? {
-                let in_range =
-                    version.span.end > self.meta.low && version.span.end <= self.meta.high;
-                if last.is_some_and(|last| last > key) || !in_range {
-                    return Err(self.damaged(at.offset, "entries out of order"));
-                }
-                last = Some(key);
-            }
-        }
         Ok(())
     }
 }

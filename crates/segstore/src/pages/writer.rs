@@ -7,7 +7,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use env::{Disk, DiskError, File, Mode, recipes};
+use env::{Disk, DiskError, ErrorKind, File, Mode, recipes};
 use types::{Lsn, PageKey};
 
 use super::block::{self, Binding, BlockAt, CRC, Footer, Section};
@@ -130,7 +130,7 @@ impl PageWriter {
     pub(crate) fn finish(mut self) -> Result<Option<PageFile>, DiskError> {
         self.end_block()?;
         if self.blocks.is_empty() && self.deletes.is_empty() {
-            self.disk.remove(&self.path)?;
+            self.abandon()?;
             return Ok(None);
         }
         self.deletes.sort_by_key(|delete| (delete.from, delete.place()));
@@ -147,8 +147,11 @@ impl PageWriter {
         Ok(Some(PageFile::new(self.file, self.path, self.binding, self.meta)))
     }
 
-    /// Removes the unfinished file.
+    /// Removes the unfinished file, if an install has not done so.
     pub(crate) fn abandon(self) -> Result<(), DiskError> {
-        self.disk.remove(&self.path)
+        match self.disk.remove(&self.path) {
+            Err(error) if error.kind != ErrorKind::Missing => Err(error),
+            _ => Ok(()),
+        }
     }
 }
