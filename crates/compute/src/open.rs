@@ -10,16 +10,16 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use link::Party;
 use pgwal::keys::{Key, Slru};
-use protocol::{Opened, Timelines};
-use registry::{Client, CreateVolume, OpenVolume, VolumeInfo};
-use types::{GroupId, Lsn, NodeId, SegmentId, Timeline};
+use protocol::{Crippled, Opened, Timelines};
+use registry::{Client, CreateVolume, CrippledGroup, GroupInfo, OpenVolume, Rescue, VolumeInfo};
+use types::{Epoch, GroupId, Lsn, NodeId, SegmentId, Timeline};
 use wire::Speaker;
 
 use crate::catalog::Catalog;
 use crate::links::Links;
 use crate::opening::Opening;
 use crate::pages::{PageReader, ReadAt};
-use crate::recover::recover;
+use crate::recover::{Means, recover};
 use crate::volume_view::{GroupView, Positions};
 
 /// How often a wait is explained.
@@ -108,9 +108,29 @@ pub fn open_volume(
         opening.done_with("epoch");
         Ok(info)
     };
-    let opened = recover(&mut raise, expected_epoch, timelines, party, stop)?;
+    let mut rescue = |epoch: Epoch, crippled: Vec<Crippled>| {
+        let groups = crippled.into_iter().map(crippled_group).collect();
+        let wish = Rescue { epoch: epoch.0, groups };
+        match control.rescue(volume.id, &wish) {
+            Ok(rescued) => rescued.places,
+            Err(error) => {
+                tracing::warn!(%error, "no members in the place of silent ones");
+                0
+            }
+        }
+    };
+    let means = Means { raise: &mut raise, rescue: &mut rescue, stop };
+    let opened = recover(means, expected_epoch, timelines, party)?;
     opening.done_with("recovery");
     Ok(opened)
+}
+
+fn crippled_group(crippled: Crippled) -> CrippledGroup {
+    CrippledGroup {
+        group: crippled.group.0,
+        membership_epoch: crippled.membership.0,
+        survivors: crippled.survivors.iter().map(NodeId::to_string).collect(),
+    }
 }
 
 impl Volume {
@@ -121,9 +141,10 @@ impl Volume {
         for setup in &self.opened.tails {
             let view = groups.entry(setup.group).or_default();
             view.tail = setup.tail;
-            let scl = |node: &NodeId| self.opened.reports.get(&(setup.group, *node)).copied();
+            let held = |node: &NodeId| self.opened.reports.get(&(setup.group, *node));
+            let present = setup.members.present();
             view.members =
-                setup.members.iter().filter_map(|node| Some((*node, scl(node)?))).collect();
+                present.iter().filter_map(|node| Some((*node, held(node)?.scl))).collect();
         }
         let vdl = self.opened.vdl;
         Positions { vdl, vcl: vdl.end, low_water: self.opened.low_water, groups }
@@ -132,7 +153,7 @@ impl Volume {
     /// Where the nodes are.
     #[must_use]
     pub fn addresses(&self) -> BTreeMap<NodeId, String> {
-        let members = self.info.groups.iter().flat_map(|group| &group.members);
+        let members = self.info.groups.iter().flat_map(GroupInfo::holders);
         members.map(|member| (member.node, member.address.clone())).collect()
     }
 

@@ -111,5 +111,6 @@ fn first(host: &Host<'_>, volume: &VolumeInfo) -> InstanceHeartbeat {
         lag_ms: None,
         shipped_bytes_per_copy: None,
         live_bytes: None,
+        filled: Vec::new(),
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use link::Party;
-use protocol::{Command, Event, Opened, Recovery, RecoveryError, Timelines};
+use protocol::{Command, Crippled, Event, Opened, Recovery, RecoveryError, Timelines};
 use registry::VolumeInfo;
 use types::{Epoch, GroupId, MembershipEpoch, NodeId};
 use wire::Message;
@@ -32,6 +32,12 @@ const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// came back elsewhere.
 const PATIENCE_FOR_NODES: Duration = Duration::from_secs(30);
 
+impl std::fmt::Debug for Means<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Means")
+    }
+}
+
 /// How an attempt ended.
 enum Attempt {
     Opened(Opened),
@@ -39,25 +45,34 @@ enum Attempt {
     Futile(String),
 }
 
-/// Opens the volume in the epoch that `raise` gives, or in a later one.
+/// What a recovery asks of others.
+pub struct Means<'a> {
+    /// Gives the next epoch, from the one expected.
+    pub raise: &'a mut dyn FnMut(Option<u64>) -> anyhow::Result<VolumeInfo>,
+    /// Asks for members in the place of silent ones, in the epoch being opened; how many there are.
+    pub rescue: &'a mut dyn FnMut(Epoch, Vec<Crippled>) -> usize,
+    /// Whether to give up.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Opens the volume in the epoch that it is given, or in a later one.
 ///
 /// # Errors
 /// When fenced by a newer open, refused, contradicted, or asked to stop.
 pub fn recover(
-    raise: &mut dyn FnMut(Option<u64>) -> anyhow::Result<VolumeInfo>,
+    mut means: Means<'_>,
     mut expected_epoch: Option<u64>,
     timelines: Timelines,
     party: &Party,
-    stop: &dyn Fn() -> bool,
 ) -> anyhow::Result<Volume> {
     let mut patience = PATIENCE;
     loop {
-        let info = raise(expected_epoch)?;
+        let info = (means.raise)(expected_epoch)?;
         let epoch = Epoch(info.epoch);
         tracing::info!(volume = %info.id, %epoch, groups = info.groups.len(), "opening the volume");
         let mut links = Links::new(party.clone())?;
         let recovery = begin(&info, timelines, &mut links)?;
-        match attempt(recovery, &mut links, patience, stop)? {
+        match attempt(recovery, &mut links, patience, &mut means)? {
             Attempt::Opened(opened) => {
                 let timeline = opened.timeline();
                 tracing::info!(%epoch, vdl = %opened.vdl.end, %timeline, "volume open");
@@ -78,7 +93,7 @@ fn begin(info: &VolumeInfo, timelines: Timelines, links: &mut Links) -> anyhow::
         let nodes = members(group)
             .with_context(|| format!("group {} has {} members", group.id, group.members.len()))?;
         groups.push((GroupId(group.id), MembershipEpoch(group.membership_epoch), nodes));
-        for member in &group.members {
+        for member in group.holders() {
             links.add(member.node, &member.address);
         }
     }
@@ -93,7 +108,7 @@ fn attempt(
     mut recovery: Recovery,
     links: &mut Links,
     patience: Duration,
-    stop: &dyn Fn() -> bool,
+    means: &mut Means<'_>,
 ) -> anyhow::Result<Attempt> {
     let mut events = Vec::new();
     let (mut ticked, mut told) = (Instant::now(), Instant::now());
@@ -108,7 +123,7 @@ fn attempt(
         match recovery.outcome() {
             Some(Ok(opened)) => return Ok(Attempt::Opened(opened)),
             // A group was added while we asked: the next answer of the control plane lists it.
-            Some(Err(error @ RecoveryError::UnknownGroup { .. })) if !stop() => {
+            Some(Err(error @ RecoveryError::UnknownGroup { .. })) if !(means.stop)() => {
                 std::thread::sleep(TICK);
                 return Ok(Attempt::Futile(error.to_string()));
             }
@@ -136,8 +151,12 @@ fn attempt(
             told = Instant::now();
             let missing = missing(links);
             tracing::warn!(waits_for = awaited, not_connected = missing, "still opening");
+            let crippled = recovery.crippled();
+            if !crippled.is_empty() && (means.rescue)(recovery.epoch(), crippled) > 0 {
+                return Ok(Attempt::Futile("lost members have been replaced".to_owned()));
+            }
         }
-        if stop() {
+        if (means.stop)() {
             bail!("asked to stop while opening the volume ({awaited})");
         }
         if moved.elapsed() >= patience {

@@ -34,6 +34,8 @@ const STRAGGLERS: Duration = Duration::from_millis(2);
 pub enum Order {
     /// The volume has one more group.
     AddGroup(GroupInfo),
+    /// A group's member set has changed.
+    Members(GroupInfo),
     /// A node is somewhere else now.
     Address(NodeId, String),
 }
@@ -203,6 +205,7 @@ impl Shipper {
             match order {
                 Order::Address(node, address) => self.log.set_address(node, &address),
                 Order::AddGroup(info) => self.log.add_group(&info),
+                Order::Members(info) => self.log.set_members(&info),
             }
         }
     }

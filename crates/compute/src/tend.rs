@@ -5,13 +5,14 @@
 //! - R3: PostgreSQL's flush position is compared with what the driver has published; when it is
 //!   ahead, some write went round the preload library, and the server is fenced.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
-use registry::{AddGroup, Client, InstanceHeartbeat, InstanceRole};
+use registry::{AddGroup, Client, GroupInfo, InstanceHeartbeat, InstanceRole};
 use seam::{NoRoom, SharedBoard};
 use types::{Lsn, Timeline};
 
@@ -51,6 +52,8 @@ pub struct Tender {
     pub timeline: Timeline,
     /// The geometry known.
     pub geometry_epoch: AtomicU64,
+    /// The groups' membership epochs that the driver was told.
+    pub memberships: Mutex<BTreeMap<u32, u64>>,
     /// To the driver's thread.
     pub orders: Sender<Order>,
     /// Wakes it.
@@ -146,6 +149,7 @@ impl Tender {
             lag_ms: None,
             shipped_bytes_per_copy: Some(self.shared.shipped()),
             live_bytes: Some(self.shared.live_bytes()),
+            filled: self.shared.filled(),
         };
         match self.control.heartbeat(&beat) {
             Ok(answer) if answer.epoch > self.shared.epoch().0 => {
@@ -157,7 +161,7 @@ impl Tender {
         }
     }
 
-    /// Learns new groups, and where nodes are now.
+    /// Learns new groups, new members, and where nodes are now.
     fn refresh(&self, geometry_epoch: u64) {
         let info = match self.control.volume(self.shared.volume()) {
             Ok(info) => info,
@@ -167,15 +171,23 @@ impl Tender {
             }
         };
         self.shared.set_limit(info.limit_bytes);
-        for member in info.groups.iter().flat_map(|group| &group.members) {
+        for member in info.groups.iter().flat_map(GroupInfo::holders) {
             if self.shared.set_address(member.node, &member.address) {
                 self.order(Order::Address(member.node, member.address.clone()));
             }
         }
         if geometry_epoch > self.geometry_epoch.load(Ordering::SeqCst) {
             self.geometry_epoch.fetch_max(info.geometry_epoch, Ordering::SeqCst);
-            for group in info.groups {
-                self.order(Order::AddGroup(group));
+            for group in &info.groups {
+                self.order(Order::AddGroup(group.clone()));
+            }
+        }
+        // Only news are told; those that the driver began with it hears once again.
+        let mut known = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        for group in info.groups {
+            let before = known.insert(group.id, group.membership_epoch);
+            if before.unwrap_or(registry::first_members()) != group.membership_epoch {
+                self.order(Order::Members(group));
             }
         }
     }

@@ -179,6 +179,7 @@ impl Threads {
             shared,
             timeline: attachment.timeline,
             geometry_epoch: geometry_epoch.into(),
+            memberships: Mutex::default(),
             orders,
             waker: Arc::clone(&waker),
             account: Arc::clone(&account),

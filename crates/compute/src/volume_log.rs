@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{GroupSetup, Opened, Writer, WriterState};
-use registry::GroupInfo;
-use types::{Epoch, GroupId, Lsn, MembershipEpoch, NodeId, Span};
+use protocol::{GroupSetup, Held, Opened, Writer, WriterState};
+use registry::{Filled, GroupInfo, Member};
+use types::{Epoch, GroupId, Holder, Lsn, Members, MembershipEpoch, NodeId, Place, Span};
 use wire::{BatchHeader, Message, Refusal};
 
 use crate::links::{LinkEvent, Links};
@@ -49,7 +49,9 @@ pub struct VolumeLog {
     opened: Opened,
     shared: Arc<Shared>,
     metrics: DriverMetrics,
-    groups: Vec<(GroupId, Vec<NodeId>)>,
+    groups: Vec<GroupId>,
+    /// Some place is being handed over.
+    joint: bool,
     /// The nodes, and the bytes that each was sent.
     nodes: Vec<(NodeId, u64)>,
     events: Vec<LinkEvent>,
@@ -66,11 +68,17 @@ impl std::fmt::Debug for VolumeLog {
     }
 }
 
-/// The six members of a group in member order; `None` when there are not six.
+/// A group's members; `None` when there are not six, or a node has two places.
 #[must_use]
-pub fn members(info: &GroupInfo) -> Option<[NodeId; 6]> {
-    let nodes: Vec<NodeId> = info.members.iter().map(|member| member.node).collect();
-    <[NodeId; 6]>::try_from(nodes.as_slice()).ok()
+pub fn members(info: &GroupInfo) -> Option<Members> {
+    let holder = |of: &Member| Holder { node: of.node, since: MembershipEpoch(of.since) };
+    let place = |(index, member): (usize, &Member)| {
+        let joins = info.joining.iter().find(|joining| joining.place == index);
+        let joining = joins.map(|joining| holder(&joining.member));
+        Place { present: holder(member), joining }
+    };
+    let places: Vec<Place> = info.members.iter().enumerate().map(place).collect();
+    Members::new(<[Place; 6]>::try_from(places.as_slice()).ok()?)
 }
 
 impl VolumeLog {
@@ -98,6 +106,7 @@ impl VolumeLog {
             shared,
             metrics,
             groups: Vec::new(),
+            joint: false,
             nodes: Vec::new(),
             events: Vec::new(),
             announced: Lsn::ZERO,
@@ -105,10 +114,8 @@ impl VolumeLog {
             marks: VecDeque::new(),
             adopt_at: Instant::now(),
         };
-        for info in groups {
-            let nodes = info.members.iter().map(|member| member.node).collect();
-            log.groups.push((GroupId(info.id), nodes));
-        }
+        log.groups = groups.iter().map(|info| GroupId(info.id)).collect();
+        log.joint = groups.iter().any(|info| !info.joining.is_empty());
         log.nodes = log.links.nodes().map(|node| (node, 0)).collect();
         for (node, _) in &log.nodes {
             if log.links.is_up(*node) {
@@ -166,7 +173,7 @@ impl VolumeLog {
         positions.vdl = vdl;
         positions.vcl = self.writer.vcl();
         positions.low_water = self.low_water;
-        for (group, _) in &self.groups {
+        for group in &self.groups {
             let tail = self.writer.group_tail_at(*group, vdl.end);
             positions.groups.entry(*group).or_default().tail = tail;
         }
@@ -241,6 +248,22 @@ impl VolumeLog {
         self.metrics.lead_bytes.set(self.writer.lead_bytes().cast_signed());
         self.shared.set_shipped(self.nodes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0));
         self.metrics.groups.set(self.groups.len() as i64);
+        self.tell_filled();
+    }
+
+    /// While places are handed over: asks how far the joining nodes are, and makes known which of them
+    /// are whole.
+    fn tell_filled(&mut self) {
+        if self.joint {
+            self.writer.announce();
+            self.send();
+        }
+        let filled = self.writer.filled().map(|(group, membership, node)| Filled {
+            group: group.0,
+            membership_epoch: membership.0,
+            node,
+        });
+        self.shared.set_filled(filled.collect());
     }
 
     /// Corrects a node's address.
@@ -251,26 +274,17 @@ impl VolumeLog {
     /// The volume has one more group: from now on batches and extents may go there.
     pub fn add_group(&mut self, info: &GroupInfo) {
         let group = GroupId(info.id);
-        if self.groups.iter().any(|(known, _)| *known == group) {
+        if self.groups.contains(&group) {
             return;
         }
-        let Some(members) = members(info) else {
-            tracing::error!(%group, members = info.members.len(), "a group needs six members");
-            return;
-        };
-        for member in &info.members {
-            self.links.add(member.node, &member.address);
-            if !self.nodes.iter().any(|(node, _)| *node == member.node) {
-                self.nodes.push((member.node, 0));
-            }
-        }
+        let Some(members) = self.know_members(info) else { return };
         let membership = MembershipEpoch(info.membership_epoch);
         let setup = GroupSetup { group, membership, members, tail: Lsn::ZERO };
         self.opened.tails.push(setup.clone());
         self.writer.add_group(setup);
-        self.groups.push((group, members.to_vec()));
+        self.groups.push(group);
         self.shared.positions_mut().groups.insert(group, GroupView::default());
-        for node in members {
+        for node in members.present() {
             if self.links.is_up(node) {
                 self.writer.link_up(node);
             }
@@ -278,6 +292,42 @@ impl VolumeLog {
         self.adopt();
         self.shared.router_mut().catalog.add_group(group);
         tracing::info!(%group, "the volume has one more group");
+    }
+
+    /// A group's members, with a link to each; none when the control plane's answer makes no sense.
+    fn know_members(&mut self, info: &GroupInfo) -> Option<Members> {
+        let Some(members) = members(info) else {
+            tracing::error!(group = info.id, ?info, "a group needs six members");
+            return None;
+        };
+        for member in info.holders() {
+            self.links.add(member.node, &member.address);
+            if !self.nodes.iter().any(|(node, _)| *node == member.node) {
+                self.nodes.push((member.node, 0));
+            }
+        }
+        Some(members)
+    }
+
+    /// Places of a group have been handed over, or are going to be.
+    pub fn set_members(&mut self, info: &GroupInfo) {
+        let (group, membership) = (GroupId(info.id), MembershipEpoch(info.membership_epoch));
+        let old = |setup: &GroupSetup| setup.group == group && setup.membership < membership;
+        if !self.writer.groups().any(old) {
+            return;
+        }
+        let Some(members) = self.know_members(info) else { return };
+        self.writer.set_members(group, membership, members);
+        let joint = |setup: &GroupSetup| setup.members.holders().count() > types::COPIES;
+        self.joint = self.writer.groups().any(joint);
+        {
+            let mut positions = self.shared.positions_mut();
+            let view = positions.groups.entry(group).or_default();
+            view.members.retain(|(node, _)| members.holders().any(|(_, of)| of.node == *node));
+        }
+        tracing::info!(%group, %membership, joining = info.joining.len(), "the group's members have changed");
+        self.adopt();
+        self.share();
     }
 
     /// Makes every reachable member that does not yet follow this epoch do so.
@@ -299,8 +349,8 @@ impl VolumeLog {
     fn message(&mut self, node: NodeId, tag: u32, message: Message) -> Result<(), LogError> {
         let epoch = self.shared.epoch();
         match message {
-            Message::Ack { segment, epoch, scl } => {
-                self.writer.on_ack(node, segment.group, epoch, scl);
+            Message::Ack { segment, epoch, scl, since, full } => {
+                self.writer.on_ack(node, segment.group, epoch, Held { scl, since, full });
                 self.note_scl(segment.group, node);
             }
             Message::Report { report, .. } if report.sealed > epoch => {
@@ -309,7 +359,7 @@ impl VolumeLog {
             Message::Report { segment, report } => {
                 // One that is being rebuilt too: only batches and announcements make it whole.
                 if report.history.last_epoch() == epoch {
-                    self.writer.on_ack(node, segment.group, epoch, report.scl);
+                    self.writer.on_ack(node, segment.group, epoch, Held::from(&report));
                     self.note_scl(segment.group, node);
                 }
             }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use registry::Filled;
 use types::{Epoch, GroupId, Lsn, NodeId, SegmentId, Span, VolumeId};
 
 use crate::catalog::BLOCK_BYTES;
@@ -43,6 +44,7 @@ pub struct Shared {
     router: RwLock<Router>,
     positions: Mutex<Positions>,
     addresses: Mutex<BTreeMap<NodeId, String>>,
+    filled: Mutex<Vec<Filled>>,
     /// End of the last record routed.
     routed: AtomicU64,
     /// See [`crate::xids::Xids::oldest_running`].
@@ -71,6 +73,7 @@ impl Shared {
             router: RwLock::new(router),
             positions: Mutex::new(positions),
             addresses: Mutex::new(BTreeMap::new()),
+            filled: Mutex::default(),
         }
     }
 
@@ -126,6 +129,16 @@ impl Shared {
     #[must_use]
     pub fn positions(&self) -> Positions {
         self.positions_mut().clone()
+    }
+
+    /// Joining nodes that are whole, for the control plane.
+    #[must_use]
+    pub fn filled(&self) -> Vec<Filled> {
+        self.filled.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_filled(&self, filled: Vec<Filled>) {
+        *self.filled.lock().unwrap_or_else(PoisonError::into_inner) = filled;
     }
 
     /// The durable point.

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use compute::open::Volume;
-use compute::recover::recover;
+use compute::recover::{Means, recover};
 use link::Party;
 use protocol::{Input, Output, Segment, Timelines};
 use registry::{GroupInfo, Member, VolumeInfo};
-use types::{ClusterId, GroupId, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId};
-use wire::{Decoder, Frame, Message, SegmentSpec, Speaker, Welcome, frame};
+use types::{
+    ClusterId, GroupId, Holder, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId,
+};
+use wire::{Decoder, Frame, Message, Peer, SegmentSpec, Speaker, Welcome, frame};
 
 const VOLUME: VolumeId = VolumeId(9);
 
@@ -89,10 +91,15 @@ fn nodes() -> Vec<Node> {
         .enumerate()
         .map(|(number, address)| (id(number), address.clone()))
         .collect();
+    let peer = |(node, address): &(NodeId, String)| Peer {
+        holder: Holder { node: *node, since: MembershipEpoch::FIRST },
+        address: address.clone(),
+    };
     let spec = SegmentSpec {
         segment: SegmentId { volume: VOLUME, group: GroupId(0) },
         membership: MembershipEpoch(1),
-        members: members.clone(),
+        members: members.iter().map(peer).collect(),
+        joining: Vec::new(),
         fresh: true,
     };
     let node = |(listener, (id, address)): (TcpListener, (NodeId, String))| Node {
@@ -196,6 +203,7 @@ fn info(nodes: &[Node], epoch: u64) -> VolumeInfo {
         az: "a".parse().expect("a zone"),
         address: node.address.clone(),
         incarnation: Incarnation(1),
+        since: registry::first_members(),
     };
     let members = nodes.iter().map(member).collect();
     VolumeInfo {
@@ -209,7 +217,7 @@ fn info(nodes: &[Node], epoch: u64) -> VolumeInfo {
         limit_bytes: None,
         initialized: false,
         writer: None,
-        groups: vec![GroupInfo { id: 0, membership_epoch: 1, members }],
+        groups: vec![GroupInfo { id: 0, membership_epoch: 1, members, joining: Vec::new() }],
     }
 }
 
@@ -224,18 +232,18 @@ fn open(info: &VolumeInfo) -> (Volume, BTreeMap<u64, Option<u64>>) {
     let epoch = AtomicU64::new(0);
     let mut raised = BTreeMap::new();
     let begun = Instant::now();
-    let volume = recover(
-        &mut |expected| {
-            let epoch = epoch.fetch_add(1, SeqCst) + 1;
-            raised.insert(epoch, expected);
-            Ok(VolumeInfo { epoch, ..info.clone() })
-        },
-        None,
-        Timelines::NextAfterOr(types::Timeline(1)),
-        &party,
-        &|| begun.elapsed() > Duration::from_secs(60),
-    )
-    .expect("opened");
+    let mut raise = |expected| {
+        let epoch = epoch.fetch_add(1, SeqCst) + 1;
+        raised.insert(epoch, expected);
+        Ok(VolumeInfo { epoch, ..info.clone() })
+    };
+    let means = Means {
+        raise: &mut raise,
+        rescue: &mut |_, _| 0,
+        stop: &|| begun.elapsed() > Duration::from_secs(60),
+    };
+    let timelines = Timelines::NextAfterOr(types::Timeline(1));
+    let volume = recover(means, None, timelines, &party).expect("opened");
     (volume, raised)
 }
 

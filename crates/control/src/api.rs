@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use registry::{
     AddGroup, CreateVolume, DeleteVolume, InstanceHeartbeat, LimitVolume, NodeRegistration,
-    OpenVolume, Problem, ProblemCode, WriterReady,
+    OpenVolume, Problem, ProblemCode, Rescue, SetDuty, WriterReady,
 };
 use serde::Serialize;
 use types::VolumeId;
@@ -25,6 +25,7 @@ type Body<T> = Result<Json<T>, JsonRejection>;
 pub(crate) fn routes(service: Arc<Service>) -> Router {
     Router::new()
         .route("/nodes", post(register))
+        .route("/nodes/{name}/duty", post(duty))
         .route("/topology", get(topology))
         .route("/volumes", get(volumes).post(create_volume))
         .route("/volumes/{id}", get(volume))
@@ -35,6 +36,7 @@ pub(crate) fn routes(service: Arc<Service>) -> Router {
         .route("/volumes/{id}/use", get(volume_use))
         .route("/volumes/{id}/limit", post(limit))
         .route("/volumes/{id}/delete", post(delete))
+        .route("/volumes/{id}/rescue", post(rescue))
         .route("/instances", post(heartbeat))
         .route("/status", get(status))
         .fallback(unknown)
@@ -43,6 +45,14 @@ pub(crate) fn routes(service: Arc<Service>) -> Router {
 
 async fn register(State(service): Shared, body: Body<NodeRegistration>) -> Response {
     with_body(service, body, |service, node| service.register(&node)).await
+}
+
+async fn duty(State(service): Shared, Path(name): Path<String>, body: Body<SetDuty>) -> Response {
+    with_body(service, body, move |service, wish| service.set_duty(&name, wish.duty)).await
+}
+
+async fn rescue(State(service): Shared, Path(id): Path<String>, body: Body<Rescue>) -> Response {
+    with_body(service, body, move |service, wish| service.rescue(volume_id(&id)?, &wish)).await
 }
 
 async fn topology(State(service): Shared) -> Response {

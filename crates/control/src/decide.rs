@@ -3,8 +3,8 @@
 //! Nothing here is durable yet: the caller stores the changes before it answers or acts on them.
 
 use registry::{
-    AddGroup, CreateVolume, GroupInfo, Member, NodeRegistered, NodeRegistration, OpenVolume,
-    Problem, ProblemCode, SegmentPlace, VolumeInfo, WriterReady,
+    AddGroup, CreateVolume, Duty, GroupInfo, Joining, Member, NodeRegistered, NodeRegistration,
+    OpenVolume, Problem, ProblemCode, SegmentPlace, VolumeInfo, WriterReady,
 };
 use types::{GROUP_BYTES_DEFAULT, GROUP_BYTES_MIN, NodeId, VolumeId, WRITE_QUORUM};
 
@@ -48,6 +48,7 @@ pub(crate) fn register(state: &State, node: &NodeRegistration) -> Result<Vec<Cha
         http: node.http.clone(),
         incarnation: node.incarnation,
         pid: node.pid,
+        duty: known.map_or(Duty::Serving, |known| known.duty),
     };
     if known == Some(&record) {
         return Ok(Vec::new());
@@ -79,7 +80,7 @@ pub(crate) fn registered(state: &State, name: NodeId) -> NodeRegistered {
     let mut segments = Vec::new();
     for volume in state.volumes.values() {
         segments.extend(volume.all_groups().filter_map(|group| {
-            let member = group.members.iter().find(|member| member.node == name)?;
+            let member = group.holder(name)?;
             segment_place(state, volume.id, group, member)
         }));
     }
@@ -98,21 +99,29 @@ pub(crate) fn segment_place(
         volume,
         group: group.id,
         membership_epoch: group.membership_epoch,
-        members: members(state, group),
-        fresh: node.incarnation == member.assigned,
+        members: group.members.iter().filter_map(|member| shown(state, member)).collect(),
+        joining: joining(state, group),
+        // Who was given a place later has to copy what the group holds by then.
+        fresh: node.incarnation == member.assigned && member.since == registry::first_members(),
     })
 }
 
-fn members(state: &State, group: &GroupRecord) -> Vec<Member> {
-    let nodes = group.members.iter().filter_map(|member| state.nodes.get(&member.node));
-    nodes
-        .map(|node| Member {
-            node: node.name,
-            az: node.az,
-            address: node.address.clone(),
-            incarnation: node.incarnation,
-        })
-        .collect()
+fn shown(state: &State, member: &MemberRecord) -> Option<Member> {
+    let node = state.nodes.get(&member.node)?;
+    Some(Member {
+        node: node.name,
+        az: node.az,
+        address: node.address.clone(),
+        incarnation: node.incarnation,
+        since: member.since,
+    })
+}
+
+fn joining(state: &State, group: &GroupRecord) -> Vec<Joining> {
+    let known = group.joining.iter().filter_map(|joining| {
+        Some(Joining { place: joining.place, member: shown(state, &joining.member)? })
+    });
+    known.collect()
 }
 
 /// The volume as the API shows it.
@@ -136,7 +145,8 @@ pub(crate) fn group_info(state: &State, group: &GroupRecord) -> GroupInfo {
     GroupInfo {
         id: group.id,
         membership_epoch: group.membership_epoch,
-        members: members(state, group),
+        members: group.members.iter().filter_map(|member| shown(state, member)).collect(),
+        joining: joining(state, group),
     }
 }
 
@@ -198,9 +208,8 @@ fn new_group(
     id: u32,
     alive: impl Fn(NodeId) -> bool,
 ) -> Result<GroupRecord, Problem> {
-    let candidates: Vec<Candidate> = state
-        .nodes
-        .values()
+    let serving = state.nodes.values().filter(|node| node.duty == Duty::Serving);
+    let candidates: Vec<Candidate> = serving
         .map(|node| Candidate {
             node: node.name,
             az: node.az,
@@ -209,12 +218,11 @@ fn new_group(
         })
         .collect();
     let places = place(&candidates).map_err(|why| problem(ProblemCode::TooFewNodes, why))?;
-    let members = places.iter().filter_map(|node| state.nodes.get(node)).map(|node| MemberRecord {
-        node: node.name,
-        assigned: node.incarnation,
-        created: None,
-    });
-    Ok(GroupRecord { id, membership_epoch: 1, members: members.collect() })
+    let first = registry::first_members();
+    let nodes = places.iter().filter_map(|node| state.nodes.get(node));
+    let members = nodes.map(|node| MemberRecord::new(node, first)).collect();
+    let (joining, former) = (Vec::new(), Vec::new());
+    Ok(GroupRecord { id, membership_epoch: first, members, joining, former })
 }
 
 /// Raises the epoch for a new writer.
@@ -254,7 +262,7 @@ pub(crate) fn ready(
     Ok(Change::Volume(volume))
 }
 
-fn check_epoch(volume: &VolumeRecord, epoch: u64) -> Result<(), Problem> {
+pub(crate) fn check_epoch(volume: &VolumeRecord, epoch: u64) -> Result<(), Problem> {
     if epoch == volume.epoch {
         return Ok(());
     }
@@ -303,7 +311,7 @@ pub(crate) fn confirm(
 ) -> Result<Option<Change>, Problem> {
     let known = find(state, id)?;
     let mut volume = known.clone();
-    let members = volume.group_mut(group).map(|group| group.members.iter_mut());
+    let members = volume.group_mut(group).map(GroupRecord::holders_mut);
     for member in members.into_iter().flatten() {
         if let Some((_, life)) = confirmed.iter().find(|(node, _)| *node == member.node) {
             member.created = Some(*life);
@@ -345,7 +353,7 @@ pub(crate) fn unconfirmed(state: &State) -> Vec<(VolumeId, u32, NodeId)> {
     let mut missing = Vec::new();
     for volume in state.volumes.values() {
         for group in volume.all_groups() {
-            let members = group.members.iter().filter(|member| {
+            let members = group.holders().filter(|member| {
                 let life = state.nodes.get(&member.node).map(|node| node.incarnation);
                 life.is_some() && life != member.created
             });

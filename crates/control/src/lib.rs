@@ -4,8 +4,9 @@
 //! stays safe without it because the nodes enforce epochs themselves; what stops without it is
 //! change (opening, adding a group, new nodes).
 //!
-//! Reading order: [`state`] (what is remembered), [`placement`] and [`decide`] (pure: state and wish
-//! in, changes and answer out), [`volumes`] (limits and deletions), [`store`] (changes made durable), [`accounts`] (what is told), [`service`] (the order of these),
+//! Reading order: [`state`] (what is remembered), [`placement`], [`decide`], [`volumes`] (limits and
+//! deletions) and [`replace`] (members), pure: state and wish in, changes and answer out; [`store`]
+//! (changes made durable), [`accounts`] (what is told), [`service`] (the order of these),
 //! [`nodes`] (segments created at nodes), [`api`] (HTTP).
 
 mod accounts;
@@ -13,6 +14,7 @@ mod api;
 mod decide;
 mod nodes;
 mod placement;
+mod replace;
 mod service;
 mod state;
 mod store;
@@ -20,6 +22,7 @@ mod volumes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use telemetry::{HttpServer, Metrics, serve_http};
 
@@ -33,7 +36,12 @@ pub struct ControlConfig {
     pub dir: PathBuf,
     /// Where it listens, `host:port`.
     pub listen: String,
+    /// A node silent for this long is taken for lost: its segments are rebuilt on others of its zone.
+    pub replace_after: Duration,
 }
+
+/// [`ControlConfig::replace_after`] unless said otherwise: longer than a restart of the machine takes.
+pub const REPLACE_AFTER_DEFAULT: Duration = Duration::from_secs(300);
 
 /// A running control plane; it stops when this is dropped.
 #[derive(Debug)]
@@ -50,7 +58,7 @@ impl Control {
     pub fn start(config: &ControlConfig, nodes: Arc<dyn Nodes>) -> anyhow::Result<Control> {
         let metrics = Metrics::new("control", "control");
         let store = store::Store::open(&config.dir)?;
-        let service = Arc::new(Service::new(store, nodes, &metrics)?);
+        let service = Arc::new(Service::new(store, nodes, &metrics, config.replace_after)?);
         let http = serve_http(&config.listen, &metrics, api::routes(Arc::clone(&service)))?;
         service.start_retries()?;
         tracing::info!(address = %http.address(), cluster = %service.cluster(), "control plane listens");

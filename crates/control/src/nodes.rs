@@ -5,11 +5,12 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use link::{Client, Party};
-use registry::SegmentPlace;
+use registry::{Member, SegmentPlace};
 use types::{
-    ClusterId, GroupId, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId, WRITE_QUORUM,
+    ClusterId, GroupId, Holder, Incarnation, MembershipEpoch, NodeId, SegmentId, VolumeId,
+    WRITE_QUORUM,
 };
-use wire::{Message, SegmentSpec, Speaker};
+use wire::{Message, Peer, SegmentSpec, Speaker};
 
 use crate::decide::segment_place;
 use crate::state::{GroupRecord, State};
@@ -33,6 +34,20 @@ pub trait Nodes: Send + Sync {
         timeout: Duration,
         spec: SegmentSpec,
     ) -> Result<Incarnation, String>;
+
+    /// Orders the node at `address` to forget its copy of a segment, if that is older than the member
+    /// set which took its place away; returns once it has, durably.
+    ///
+    /// # Errors
+    /// A sentence saying why it has not.
+    fn forget(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        timeout: Duration,
+        segment: SegmentId,
+        by: MembershipEpoch,
+    ) -> Result<(), String>;
 }
 
 /// One node is to hold one segment.
@@ -55,8 +70,7 @@ pub(crate) struct Confirmed {
 
 /// Orders for every member of a group.
 pub(crate) fn orders(state: &State, volume: VolumeId, group: &GroupRecord) -> Vec<Order> {
-    let members = group.members.iter();
-    orders_for(state, members.map(|member| (volume, group.id, member.node)))
+    orders_for(state, group.holders().map(|member| (volume, group.id, member.node)))
 }
 
 /// Orders for these segments.
@@ -67,7 +81,7 @@ pub(crate) fn orders_for(
     let order = |(volume, group, name): (VolumeId, u32, NodeId)| {
         let node = state.nodes.get(&name)?;
         let group = state.volumes.get(&volume)?.all_groups().find(|found| found.id == group)?;
-        let member = group.members.iter().find(|member| member.node == name)?;
+        let member = group.holder(name)?;
         let place = segment_place(state, volume, group, member)?;
         let (address, incarnation) = (node.address.clone(), node.incarnation);
         Some(Order { node: name, address, incarnation, place })
@@ -88,7 +102,8 @@ pub(crate) fn create(
     let spec = SegmentSpec {
         segment: SegmentId { volume: place.volume, group: GroupId(place.group) },
         membership: MembershipEpoch(place.membership_epoch),
-        members: place.members.iter().map(|member| (member.node, member.address.clone())).collect(),
+        members: place.members.iter().map(peer).collect(),
+        joining: place.joining.iter().map(|joining| peer(&joining.member)).collect(),
         fresh: place.fresh,
     };
     let life = nodes.create(cluster, &order.address, ANSWER_TIMEOUT, spec)?;
@@ -96,6 +111,11 @@ pub(crate) fn create(
         return Err(format!("node {} has come back with another disk meanwhile", order.node));
     }
     Ok(Confirmed { node: order.node, group: place.group, incarnation: life })
+}
+
+fn peer(member: &Member) -> Peer {
+    let holder = Holder { node: member.node, since: MembershipEpoch(member.since) };
+    Peer { holder, address: member.address.clone() }
 }
 
 /// Carries out the orders at once; returns when four are confirmed (and a moment later), or when no
@@ -154,11 +174,33 @@ impl Nodes for LinkNodes {
         timeout: Duration,
         spec: SegmentSpec,
     ) -> Result<Incarnation, String> {
-        let party = Party { cluster, from: Speaker::Control, az: None, az_latency: Duration::ZERO };
-        let mut node = Client::connect(address, &party, timeout).map_err(|e| e.to_string())?;
-        match node.call(&Message::CreateSegment(spec)).map_err(|e| e.to_string())? {
-            Message::Done => Ok(node.welcome().incarnation),
-            _ => Err(format!("{address} answered another question")),
-        }
+        order(cluster, address, timeout, &Message::CreateSegment(spec))
+    }
+
+    fn forget(
+        &self,
+        cluster: ClusterId,
+        address: &str,
+        timeout: Duration,
+        segment: SegmentId,
+        by: MembershipEpoch,
+    ) -> Result<(), String> {
+        let message = Message::DropSegment { segment, membership: by };
+        order(cluster, address, timeout, &message).map(drop)
+    }
+}
+
+/// Gives one order; the life of the disk of the node that carried it out.
+fn order(
+    cluster: ClusterId,
+    address: &str,
+    timeout: Duration,
+    message: &Message,
+) -> Result<Incarnation, String> {
+    let party = Party { cluster, from: Speaker::Control, az: None, az_latency: Duration::ZERO };
+    let mut node = Client::connect(address, &party, timeout).map_err(|e| e.to_string())?;
+    match node.call(message).map_err(|e| e.to_string())? {
+        Message::Done => Ok(node.welcome().incarnation),
+        _ => Err(format!("{address} answered another question")),
     }
 }

@@ -10,22 +10,28 @@ use anyhow::Context as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use registry::{
-    AddGroup, ControlStatus, CreateVolume, DeleteVolume, GroupAdded, HeartbeatAnswer,
+    AddGroup, ControlStatus, CreateVolume, DeleteVolume, Duty, GroupAdded, HeartbeatAnswer,
     InstanceHeartbeat, InstanceInfo, LimitVolume, NodeInfo, NodeRegistered, NodeRegistration,
-    OpenVolume, Problem, ProblemCode, Topology, VolumeInfo, VolumeUse, WriterReady,
+    OpenVolume, Problem, ProblemCode, Rescue, Rescued, Topology, VolumeInfo, VolumeUse,
+    WriterReady,
 };
 use telemetry::Metrics;
-use types::{ClusterId, NodeId, VolumeId};
+use types::{ClusterId, GroupId, MembershipEpoch, NodeId, SegmentId, VolumeId};
 
 use crate::accounts::{Accounts, Heard, VolumeGauges, live_bytes, milliseconds};
 use crate::decide::{self, problem};
 use crate::nodes::{self, Nodes};
-use crate::state::{Change, State};
+use crate::replace::{self, Health};
+use crate::state::{
+    Change, FormerRecord, GroupRecord, MemberRecord, NodeRecord, State, VolumeRecord,
+};
 use crate::store::{Store, random_id};
 use crate::volumes;
 
 /// A node not heard for this long is placed last.
 const SILENT_AFTER: Duration = Duration::from_secs(10);
+/// Longest wait for a node that is to forget a copy.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often unconfirmed segments are tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
 
@@ -42,6 +48,9 @@ struct Inner {
     state: State,
     /// When each node was last heard, in this life of the process.
     heard: BTreeMap<NodeId, Instant>,
+    /// When this life began: nobody is silent for longer.
+    began: Instant,
+    replace_after: Duration,
     instances: BTreeMap<String, Heard>,
     accounts: Accounts,
 }
@@ -50,7 +59,9 @@ struct Gauges {
     nodes: Gauge,
     volumes: Gauge,
     unconfirmed: Gauge,
+    joining: Gauge,
     opens: Counter,
+    replaced: Counter,
     groups_added: Counter,
     deletions: Counter,
     refusals: Counter,
@@ -81,12 +92,24 @@ impl Inner {
         |node| self.heard.get(&node).is_some_and(|heard| heard.elapsed() < SILENT_AFTER)
     }
 
-    fn volume_info(&self, id: VolumeId) -> Result<VolumeInfo, Problem> {
-        decide::find(&self.state, id).map(|volume| decide::volume_info(&self.state, volume))
+    fn health(&self) -> impl Fn(NodeId) -> Health + '_ {
+        |node| {
+            let heard = self.heard.get(&node).copied();
+            let silent = heard.unwrap_or(self.began).elapsed();
+            if heard.is_some() && silent < SILENT_AFTER {
+                Health::Alive
+            } else if silent < self.replace_after {
+                Health::Silent
+            } else {
+                Health::Lost
+            }
+        }
     }
 
-    fn node_infos(&self) -> Vec<NodeInfo> {
-        let infos = self.state.nodes.values().map(|node| NodeInfo {
+    fn node_info(&self, node: &NodeRecord) -> NodeInfo {
+        let groups = || self.state.volumes.values().flat_map(VolumeRecord::all_groups);
+        let holds = |member: &MemberRecord| member.node == node.name;
+        NodeInfo {
             name: node.name,
             az: node.az,
             address: node.address.clone(),
@@ -94,8 +117,20 @@ impl Inner {
             incarnation: node.incarnation,
             pid: node.pid,
             seen_ms_ago: self.heard.get(&node.name).map(|heard| milliseconds(heard.elapsed())),
-        });
-        infos.collect()
+            duty: node.duty,
+            segments: groups().filter(|group| group.members.iter().any(holds)).count(),
+            filling: groups()
+                .filter(|group| group.joining.iter().any(|joining| holds(&joining.member)))
+                .count(),
+        }
+    }
+
+    fn volume_info(&self, id: VolumeId) -> Result<VolumeInfo, Problem> {
+        decide::find(&self.state, id).map(|volume| decide::volume_info(&self.state, volume))
+    }
+
+    fn node_infos(&self) -> Vec<NodeInfo> {
+        self.state.nodes.values().map(|node| self.node_info(node)).collect()
     }
 
     fn volume_use(&self, id: VolumeId) -> Result<VolumeUse, Problem> {
@@ -105,10 +140,28 @@ impl Inner {
             return Ok(self.accounts.of(named, deleted.nodes.iter().copied(), None, seen));
         }
         let volume = decide::find(&self.state, id)?;
-        let members = volume.all_groups().flat_map(|group| &group.members);
+        let members = volume.all_groups().flat_map(GroupRecord::holders);
         let named = (id, volume.name.clone(), false);
         let live = live_bytes(volume, self.instances.values());
         Ok(self.accounts.of(named, members.map(|member| member.node), live, seen))
+    }
+}
+
+impl Inner {
+    /// Begins and gives up replacements, as nodes are and are meant to be.
+    fn tend_members(&mut self) -> Result<(), Problem> {
+        let changes = replace::plan(&self.state, &self.health());
+        for change in &changes {
+            if let Change::Volume(volume) = change {
+                let joint = |group: &GroupRecord| {
+                    let joins = group.joining.iter();
+                    joins.map(|of| format!("{}/{}", group.id, of.member.node)).collect::<Vec<_>>()
+                };
+                let joint: Vec<String> = volume.groups.iter().flat_map(joint).collect();
+                tracing::info!(volume = volume.name, ?joint, "places are handed over");
+            }
+        }
+        self.commit(changes)
     }
 }
 
@@ -118,6 +171,7 @@ impl Service {
         store: Store,
         nodes: Arc<dyn Nodes>,
         metrics: &Metrics,
+        replace_after: Duration,
     ) -> anyhow::Result<Service> {
         let state = store.load()?;
         let gauges = Gauges {
@@ -127,14 +181,25 @@ impl Service {
                 "control_segments_unconfirmed",
                 "Segments that their node has not confirmed in its present life",
             ),
+            joining: metrics
+                .gauge("control_places_joint", "Places being handed over to another node"),
             opens: metrics.counter("control_opens", "Epochs given out"),
+            replaced: metrics
+                .counter("control_places_replaced", "Places handed over to another node"),
             groups_added: metrics.counter("control_groups_added", "Groups added"),
             deletions: metrics.counter("control_deletions", "Volumes deleted"),
             refusals: metrics.counter("control_refusals", "Requests refused"),
             of_volumes: VolumeGauges::new(metrics),
         };
-        let (heard, instances, accounts) = (BTreeMap::new(), BTreeMap::new(), Accounts::new());
-        let inner = Inner { store, state, heard, instances, accounts };
+        let inner = Inner {
+            store,
+            state,
+            heard: BTreeMap::new(),
+            began: Instant::now(),
+            replace_after,
+            instances: BTreeMap::new(),
+            accounts: Accounts::new(),
+        };
         let service =
             Service { inner: Mutex::new(inner), nodes, retries: Mutex::new(None), gauges };
         service.measure(&service.lock());
@@ -151,6 +216,8 @@ impl Service {
         self.gauges.nodes.set(count(inner.state.nodes.len()));
         self.gauges.volumes.set(count(inner.state.volumes.len()));
         self.gauges.unconfirmed.set(count(decide::unconfirmed(&inner.state).len()));
+        let groups = inner.state.volumes.values().flat_map(|volume| &volume.groups);
+        self.gauges.joining.set(count(groups.map(|group| group.joining.len()).sum()));
     }
 
     pub(crate) fn refused(&self) {
@@ -329,8 +396,39 @@ impl Service {
         let mut inner = self.lock();
         let volume = decide::find(&inner.state, beat.volume)?;
         let answer = HeartbeatAnswer { epoch: volume.epoch, geometry_epoch: volume.geometry_epoch };
+        let change = replace::finish(&inner.state, beat.volume, beat.epoch, &beat.filled)?;
+        if change.is_some() {
+            self.gauges.replaced.inc_by(beat.filled.len() as u64);
+            for one in &beat.filled {
+                tracing::info!(volume = %beat.volume, group = one.group, node = %one.node, "the node is whole and has the place");
+            }
+        }
+        inner.commit(change.into_iter().collect())?;
         inner.instances.insert(beat.name.clone(), (beat, Instant::now()));
         Ok(answer)
+    }
+
+    pub(crate) fn set_duty(&self, name: &str, duty: Duty) -> Result<NodeInfo, Problem> {
+        let invalid = |error: types::NameError| problem(ProblemCode::Invalid, error.to_string());
+        let name: NodeId = name.parse().map_err(invalid)?;
+        let mut inner = self.lock();
+        let change = replace::set_duty(&inner.state, name, duty, &inner.health())?;
+        inner.commit(change.into_iter().collect())?;
+        tracing::info!(node = %name, ?duty, "duty set");
+        inner.tend_members()?;
+        let node = inner.state.nodes.get(&name).map(|node| inner.node_info(node));
+        node.ok_or_else(|| problem(ProblemCode::Internal, "the node has vanished"))
+    }
+
+    pub(crate) fn rescue(&self, id: VolumeId, wish: &Rescue) -> Result<Rescued, Problem> {
+        let mut inner = self.lock();
+        let (change, places) = replace::rescue(&inner.state, id, wish, &inner.health())?;
+        inner.commit(change.into_iter().collect())?;
+        if places > 0 {
+            self.gauges.replaced.inc_by(places as u64);
+            tracing::warn!(volume = %id, epoch = wish.epoch, places, "places of lost members are given to new nodes");
+        }
+        Ok(Rescued { places })
     }
 
     pub(crate) fn status(&self) -> ControlStatus {
@@ -379,7 +477,10 @@ impl Service {
 
     fn retry_once(&self) {
         let (cluster, orders) = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            if let Err(problem) = inner.tend_members() {
+                tracing::warn!(problem = problem.message, "members not tended to");
+            }
             self.measure(&inner);
             let instances = inner.instances.values();
             self.gauges.of_volumes.show(&inner.state, &inner.accounts, instances);
@@ -394,6 +495,36 @@ impl Service {
                 Ok(confirmed) => self.note(volume, vec![confirmed]),
                 Err(reason) => {
                     tracing::debug!(%volume, group = order.place.group, node = %order.node, reason, "segment not created yet");
+                }
+            }
+        }
+        self.forget_once(cluster);
+    }
+
+    /// Asks nodes to forget the copies whose places others have.
+    fn forget_once(&self, cluster: ClusterId) {
+        let orders: Vec<_> = {
+            let inner = self.lock();
+            let alive = inner.alive();
+            let order = |(volume, group, former): (VolumeId, u32, FormerRecord)| {
+                let node = inner.state.nodes.get(&former.node).filter(|node| alive(node.name))?;
+                Some((volume, group, former, node.address.clone()))
+            };
+            replace::forgets(&inner.state).into_iter().filter_map(order).collect()
+        };
+        for (volume, group, former, address) in orders {
+            let segment = SegmentId { volume, group: GroupId(group) };
+            let by = MembershipEpoch(former.by);
+            match self.nodes.forget(cluster, &address, FORGET_TIMEOUT, segment, by) {
+                Ok(()) => {
+                    let mut inner = self.lock();
+                    let change = replace::forgotten(&inner.state, volume, group, &former);
+                    if let Err(problem) = inner.commit(change.into_iter().collect()) {
+                        tracing::warn!(problem = problem.message, "not noted");
+                    }
+                }
+                Err(reason) => {
+                    tracing::debug!(%segment, node = %former.node, reason, "copy not forgotten yet");
                 }
             }
         }

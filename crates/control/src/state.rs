@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use registry::text;
+use registry::{Duty, text};
 use serde::{Deserialize, Serialize};
 use types::{Az, ClusterId, Incarnation, NodeId, VolumeId};
 
@@ -18,9 +18,11 @@ pub(crate) struct NodeRecord {
     #[serde(with = "text")]
     pub incarnation: Incarnation,
     pub pid: u32,
+    #[serde(default)]
+    pub duty: Duty,
 }
 
-/// One place of a group's member set.
+/// A holder of a place of a group's member set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemberRecord {
     #[serde(with = "text")]
@@ -32,6 +34,33 @@ pub(crate) struct MemberRecord {
     /// The life of the node's disk that confirmed holding it.
     #[serde(with = "text::optional")]
     pub created: Option<Incarnation>,
+    /// Generation of the member set that gave it the place.
+    #[serde(default = "registry::first_members")]
+    pub since: u64,
+}
+
+impl MemberRecord {
+    /// A place newly given to a node, in the life that its disk has now.
+    pub fn new(node: &NodeRecord, since: u64) -> MemberRecord {
+        MemberRecord { node: node.name, assigned: node.incarnation, created: None, since }
+    }
+}
+
+/// A node that is to take over a place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoiningRecord {
+    /// The place, `0..6`.
+    pub place: usize,
+    pub member: MemberRecord,
+}
+
+/// A node that is to forget its copy: its place was given to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FormerRecord {
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// Generation of the member set that took the place away.
+    pub by: u64,
 }
 
 /// A protection group.
@@ -39,7 +68,30 @@ pub(crate) struct MemberRecord {
 pub(crate) struct GroupRecord {
     pub id: u32,
     pub membership_epoch: u64,
+    /// The present holders, by place.
     pub members: Vec<MemberRecord>,
+    #[serde(default)]
+    pub joining: Vec<JoiningRecord>,
+    /// Those that have not confirmed yet that they have forgotten their copy.
+    #[serde(default)]
+    pub former: Vec<FormerRecord>,
+}
+
+impl GroupRecord {
+    /// Every holder, present and joining.
+    pub fn holders(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.members.iter().chain(self.joining.iter().map(|joining| &joining.member))
+    }
+
+    /// The same, to be changed.
+    pub fn holders_mut(&mut self) -> impl Iterator<Item = &mut MemberRecord> {
+        self.members.iter_mut().chain(self.joining.iter_mut().map(|joining| &mut joining.member))
+    }
+
+    /// The holder on this node.
+    pub fn holder(&self, node: NodeId) -> Option<&MemberRecord> {
+        self.holders().find(|member| member.node == node)
+    }
 }
 
 /// A volume.
@@ -121,6 +173,6 @@ impl State {
     /// Segments placed on a node so far: its load.
     pub fn segments_on(&self, node: NodeId) -> usize {
         let groups = self.volumes.values().flat_map(VolumeRecord::all_groups);
-        groups.filter(|group| group.members.iter().any(|member| member.node == node)).count()
+        groups.filter(|group| group.holder(node).is_some()).count()
     }
 }

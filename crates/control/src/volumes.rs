@@ -66,8 +66,10 @@ pub(crate) fn delete(
         );
         return Err(problem(ProblemCode::InUse, message));
     }
-    let members = volume.all_groups().flat_map(|group| &group.members);
-    let nodes: BTreeSet<_> = members.map(|member| member.node).collect();
+    let groups = || volume.all_groups();
+    let former = groups().flat_map(|group| group.former.iter().map(|former| former.node));
+    let holders = groups().flat_map(|group| group.holders().map(|member| member.node));
+    let nodes: BTreeSet<_> = holders.chain(former).collect();
     Ok(vec![Change::Deleted(DeletedRecord {
         id,
         name: volume.name.clone(),

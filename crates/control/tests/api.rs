@@ -96,7 +96,9 @@ impl FakeNode {
 }
 
 fn start(dir: &Path) -> (Control, Client) {
-    let config = ControlConfig { dir: dir.to_owned(), listen: "127.0.0.1:0".to_owned() };
+    let replace_after = control::REPLACE_AFTER_DEFAULT;
+    let config =
+        ControlConfig { dir: dir.to_owned(), listen: "127.0.0.1:0".to_owned(), replace_after };
     let control = Control::start(&config, Arc::new(LinkNodes)).expect("started");
     let client = Client::new(&control.address().to_string());
     (control, client)
@@ -141,6 +143,7 @@ fn beat(volume: &VolumeInfo, state: &str) -> InstanceHeartbeat {
         replay_lsn: None,
         lag_ms: None,
         shipped_bytes_per_copy: None,
+        filled: Vec::new(),
         live_bytes: Some(5 << 20),
     }
 }

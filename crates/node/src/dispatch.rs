@@ -5,14 +5,14 @@
 //! | `Append`, `Seal`, `Adopt`, `AskReport`, `AskTail`, `Pull` | the segment |
 //! | `Fill`, `Report`, `Refused` on a line we opened | the segment that asked |
 //! | pages, versions, scans, files | a reader loop; the whole line when it begins with one |
-//! | `CreateSegment`, `ListSegments` | here |
+//! | `CreateSegment`, `DropSegment`, `ListSegments` | here |
 
 use std::time::Instant;
 
 use protocol::{Input, Segment};
-use registry::SegmentPlace;
-use types::{GroupId, MembershipEpoch, NodeId, SegmentId, VolumeId};
-use wire::{Message, Refusal, SegmentSpec};
+use registry::{Member, SegmentPlace};
+use types::{GroupId, Holder, MembershipEpoch, NodeId, SegmentId, VolumeId};
+use wire::{Message, Peer, Refusal, SegmentSpec};
 
 use crate::lines::LineId;
 use crate::log_loop::LogLoop;
@@ -64,6 +64,9 @@ impl LogLoop {
         }
         match message {
             Message::CreateSegment(spec) => self.create(from, spec),
+            Message::DropSegment { segment, membership } => {
+                self.drop_segment(from, segment, membership);
+            }
             Message::ListSegments => {
                 let segments = self.segments.iter();
                 let reports = segments.map(|(id, held)| (*id, held.segment.report())).collect();
@@ -147,56 +150,48 @@ impl LogLoop {
         }
     }
 
-    /// The control plane's list: what is missing is created; addresses are learnt.
+    /// The control plane's list: what is missing is created; members and addresses are learnt.
     pub(crate) fn assigned(&mut self, places: &[SegmentPlace]) {
         self.peers.learn_places(places);
         for place in places {
-            let group = GroupId(place.group);
-            let spec = SegmentSpec {
-                segment: SegmentId { volume: place.volume, group },
-                membership: MembershipEpoch(place.membership_epoch),
-                members: place.members.iter().map(|m| (m.node, m.address.clone())).collect(),
-                fresh: place.fresh,
-            };
-            if let Err(refusal) = self.create_if_missing(spec) {
+            if let Err(refusal) = self.hold_as_told(spec_of(place)) {
                 tracing::error!(%refusal, "an assigned segment cannot be created");
             }
         }
     }
 
     fn create(&mut self, from: Asker, spec: SegmentSpec) {
-        match self.create_if_missing(spec) {
+        match self.hold_as_told(spec) {
             Ok(()) => self.answer(from, &Message::Done),
             Err(refusal) => self.refuse(from, refusal),
         }
     }
 
-    /// Holds the segment from now on. One that is held stays as it is: what it has promised counts,
-    /// not what an order repeats.
-    fn create_if_missing(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
-        let id = spec.segment;
+    /// Holds the segment from now on. One that is held stays: what it has promised counts, not what an
+    /// order repeats. Only a copy whose place was given away, and given back since, is begun anew.
+    fn hold_as_told(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
+        let (id, me) = (spec.segment, self.shared.host.welcome.node);
         if self.deleted.contains(&id.volume) {
             return Err(Refusal::Deleted(id.volume)); // a late order
-        }
-        if let Some(held) = self.segments.get_mut(&id) {
-            self.peers.learn(&spec);
-            if held.spec.members != spec.members {
-                // Where the peers are is remembered, for a start without the control plane.
-                held.spec.members = spec.members;
-                let kept = self.shared.store.add_segment(&held.spec, held.segment.state());
-                kept.map_err(|error| error.refusal(types::Lsn::ZERO))?;
-            }
-            return Ok(());
         }
         if spec.members.len() != types::COPIES {
             let count = spec.members.len();
             return Err(Refusal::Malformed(format!("segment {id} with {count} members, not six")));
         }
-        let me = self.shared.host.welcome.node;
-        if spec.members.iter().all(|(node, _)| *node != me) {
+        let since = spec.since(me);
+        if since == MembershipEpoch(0) {
             return Err(Refusal::Malformed(format!("segment {id} is not to be held by {me}")));
         }
-        let segment = match spec.fresh {
+        let held = self.copy_since(id);
+        // One whose manifest was damaged has forgotten since when it is held.
+        let same = held.is_some_and(|held| held == since || held == MembershipEpoch(0));
+        match held {
+            Some(held) if !same && held > since => return Ok(()),
+            Some(_) if same => return self.learn_members(spec),
+            Some(_) => self.forget(id)?,
+            None => {}
+        }
+        let segment = match spec.fresh && held.is_none() {
             true => Segment::fresh(me, spec.clone()),
             false => Segment::blank(me, spec.clone()),
         };
@@ -214,6 +209,38 @@ impl LogLoop {
         }
     }
 
+    /// A held segment's members are remembered, for a start without the control plane, and told to it.
+    fn learn_members(&mut self, spec: SegmentSpec) -> Result<(), Refusal> {
+        self.peers.learn(&spec);
+        let Some(held) = self.segments.get_mut(&spec.segment) else { return Ok(()) };
+        let known = (&held.spec.members, &held.spec.joining) == (&spec.members, &spec.joining);
+        if known || spec.membership < held.spec.membership {
+            return Ok(());
+        }
+        let kept = self.shared.store.add_segment(&spec, held.segment.state());
+        kept.map_err(|error| error.refusal(types::Lsn::ZERO))?;
+        held.spec = spec.clone();
+        self.inputs.push_back((spec.segment, Input::Members(spec)));
+        Ok(())
+    }
+
+    /// Another node has the place, by this member set.
+    fn drop_segment(&mut self, from: Asker, id: SegmentId, by: MembershipEpoch) {
+        let older = self.copy_since(id).is_some_and(|held| held < by);
+        match if older { self.forget(id) } else { Ok(()) } {
+            Ok(()) => self.answer(from, &Message::Done),
+            Err(refusal) => self.refuse(from, refusal),
+        }
+    }
+
+    fn forget(&mut self, id: SegmentId) -> Result<(), Refusal> {
+        self.release(id);
+        let dropped = self.shared.store.drop_segment(id);
+        dropped.map_err(|error| error.refusal(types::Lsn::ZERO))?;
+        tracing::info!(segment = %id, "segment dropped");
+        Ok(())
+    }
+
     /// Volumes that the control plane says were deleted: their segments speak no more from here on,
     /// and their disk is freed by a thread that may take its time (N11). Called between turns, when
     /// nothing of theirs waits to be persisted.
@@ -227,5 +254,19 @@ impl LogLoop {
                 self.shared.drop_later(id);
             }
         }
+    }
+}
+
+fn spec_of(place: &SegmentPlace) -> SegmentSpec {
+    let peer = |member: &Member| Peer {
+        holder: Holder { node: member.node, since: MembershipEpoch(member.since) },
+        address: member.address.clone(),
+    };
+    SegmentSpec {
+        segment: SegmentId { volume: place.volume, group: GroupId(place.group) },
+        membership: MembershipEpoch(place.membership_epoch),
+        members: place.members.iter().map(peer).collect(),
+        joining: place.joining.iter().map(|joining| peer(&joining.member)).collect(),
+        fresh: place.fresh,
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use link::Client;
-use types::{History, Lsn, NodeId, SegmentId};
+use types::{History, Lsn, MembershipEpoch, NodeId, SegmentId};
 use wire::{Message, SegmentReport};
 
 use crate::mail::{LOG_LOOP, Mail, Post};
@@ -23,6 +23,8 @@ pub(crate) const ORDERS_MAX: usize = 1024;
 /// A segment to copy.
 pub(crate) struct Order {
     pub(crate) segment: SegmentId,
+    /// Which copy of it.
+    pub(crate) since: MembershipEpoch,
     pub(crate) peer: NodeId,
     /// Where the peer is.
     pub(crate) address: String,
@@ -32,7 +34,7 @@ pub(crate) struct Order {
 
 /// Copies what is ordered until the orders end.
 pub(crate) fn run(shared: &Arc<Shared>, post: &Post, orders: &Receiver<Order>) {
-    while let Ok(Order { segment, peer, address, history }) = orders.recv() {
+    while let Ok(Order { segment, since, peer, address, history }) = orders.recv() {
         if shared.stopping() {
             return;
         }
@@ -41,7 +43,7 @@ pub(crate) fn run(shared: &Arc<Shared>, post: &Post, orders: &Receiver<Order>) {
             Ok((report, flushed, bytes)) => {
                 shared.metrics.hydrations.inc();
                 tracing::info!(%segment, address, bytes, %flushed, seconds = begin.elapsed().as_secs_f64(), "segment copied from peer");
-                Mail::Hydrated { segment, report, flushed }
+                Mail::Hydrated { segment, since, report, flushed }
             }
             Err(error) => {
                 tracing::warn!(%segment, address, error = format!("{error:#}"), "segment not copied; will try again");

@@ -21,7 +21,7 @@ use link::{Connection, LinkError};
 use mio::net::TcpListener;
 use protocol::{Input, Output, Segment};
 use segstore::LogEntry;
-use types::{Epoch, History, Lsn, NodeId, SegmentId, Span, VolumeId};
+use types::{Epoch, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, VolumeId};
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
@@ -234,9 +234,14 @@ impl LogLoop {
                 Mail::Answer { line, bytes } => self.lines.send_bytes(line, bytes),
                 Mail::Assigned(places) => self.assigned(&places),
                 Mail::Deleted(volumes) => self.drop_deleted(volumes),
-                Mail::Hydrated { segment, report, flushed } => {
+                Mail::Hydrated { segment, since, report, flushed }
+                    if self.copy_since(segment) == Some(since) =>
+                {
                     self.inputs.push_back((segment, Input::Hydrated { report, flushed }));
                     self.pace.hurry(segment, Instant::now());
+                }
+                Mail::Hydrated { segment, .. } => {
+                    tracing::info!(%segment, "files were copied for a copy that is given up");
                 }
                 Mail::NotHydrated { segment, peer } => {
                     self.inputs.push_back((segment, Input::NotHydrated { peer }));
@@ -335,12 +340,17 @@ impl LogLoop {
 
     fn order_copy(&mut self, segment: SegmentId, peer: NodeId, history: History) {
         let address = self.peers.address(peer).map(str::to_owned);
-        let ordered = address.is_some_and(|address| {
-            self.hydrator.try_send(Order { segment, peer, address, history }).is_ok()
+        let ordered = address.zip(self.copy_since(segment)).is_some_and(|(address, since)| {
+            self.hydrator.try_send(Order { segment, since, peer, address, history }).is_ok()
         });
         if !ordered {
             self.inputs.push_back((segment, Input::NotHydrated { peer }));
         }
+    }
+
+    /// The member set that gave this node its present copy of the segment.
+    pub(crate) fn copy_since(&self, segment: SegmentId) -> Option<MembershipEpoch> {
+        self.segments.get(&segment).map(|held| held.spec.since(self.shared.host.welcome.node))
     }
 
     /// Queues an answer. Of several acknowledgements of one segment to one line only the last leaves:

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use link::Connection;
 use mio::Waker;
 use registry::SegmentPlace;
-use types::{Lsn, NodeId, SegmentId, VolumeId};
+use types::{Lsn, MembershipEpoch, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentReport};
 
 use crate::lines::LineId;
@@ -44,8 +44,9 @@ pub(crate) enum Mail {
     Assigned(Vec<SegmentPlace>),
     /// Volumes of which something is held here, and which were deleted.
     Deleted(Vec<VolumeId>),
-    /// A segment's files were copied from a peer; everything to `flushed` is held.
-    Hydrated { segment: SegmentId, report: SegmentReport, flushed: Lsn },
+    /// Files of this node's copy of a segment, the one given to it by the member set `since`, were
+    /// copied from a peer; everything to `flushed` is held.
+    Hydrated { segment: SegmentId, since: MembershipEpoch, report: SegmentReport, flushed: Lsn },
     /// Copying failed; the segment asks again at its next turn.
     NotHydrated { segment: SegmentId, peer: NodeId },
     /// End the loop.

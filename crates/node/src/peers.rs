@@ -46,15 +46,18 @@ pub(crate) struct Peers {
 impl Peers {
     /// Learns addresses from a segment's members, as remembered on disk or sent by control.
     pub(crate) fn learn(&mut self, spec: &SegmentSpec) {
-        for (node, address) in &spec.members {
-            self.set(*node, address);
+        for peer in spec.holders() {
+            self.set(peer.holder.node, &peer.address);
         }
     }
 
     /// Learns addresses from the control plane's list.
     pub(crate) fn learn_places(&mut self, places: &[SegmentPlace]) {
-        for member in places.iter().flat_map(|place| &place.members) {
-            self.set(member.node, &member.address);
+        for place in places {
+            let joining = place.joining.iter().map(|joining| &joining.member);
+            for member in place.members.iter().chain(joining) {
+                self.set(member.node, &member.address);
+            }
         }
     }
 

@@ -293,8 +293,12 @@ fn a_deleted_volume_leaves_every_disk_and_its_late_batches_are_refused_by_name()
     };
     refused(&Message::Append(batch(1, 5, 6, Span::ZERO)));
     let (membership, fresh) = (MembershipEpoch(1), true);
-    let members = all().into_iter().map(|n| (id(n), cluster.address(n).to_owned())).collect();
-    let spec = SegmentSpec { segment: SEGMENT, membership, members, fresh };
+    let peer = |name| wire::Peer {
+        holder: types::Holder { node: id(name), since: membership },
+        address: cluster.address(name).to_owned(),
+    };
+    let (members, joining) = (all().into_iter().map(peer).collect(), Vec::new());
+    let spec = SegmentSpec { segment: SEGMENT, membership, members, joining, fresh };
     refused(&Message::CreateSegment(spec));
     // One that was away drops it when it is back; one that starts again does not find it.
     assert!(files(&cluster, "c2") > 0);

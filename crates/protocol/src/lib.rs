@@ -2,7 +2,7 @@
 //!
 //! State machines without I/O, clock, threads or randomness: inputs are method calls, outputs are
 //! values that a dull shell carries out. The simulator and the real processes run this same code.
-//! Rules V1 to V14 are in the README; comments cite them.
+//! Rules V1 to V16 are in the README; comments cite them.
 //!
 //! Reading order: [`rules`] (what may not be broken, as constants), [`chain`] (what a segment
 //! holds), [`segment`], [`writer`], [`recovery`].
@@ -14,7 +14,9 @@ pub mod segment;
 pub mod writer;
 
 pub use chain::{Chain, HeldPart};
-pub use recovery::{Command, Event, GroupMembers, Opened, Recovery, RecoveryError, Timelines};
+pub use recovery::{
+    Command, Crippled, Event, GroupMembers, Opened, Recovery, RecoveryError, Timelines,
+};
 pub use rules::{Rules, Sound};
 pub use segment::{Asker, Input, LogEntry, Output, Segment, SegmentState};
-pub use writer::{GroupSetup, Record, Writer, WriterState};
+pub use writer::{GroupSetup, Held, Record, Writer, WriterState};

@@ -15,6 +15,8 @@ pub trait Rules: 'static {
     const SEAL_BEFORE_SCL: bool = true;
     /// A record survives only if every group that shares it holds its part (rule V9).
     const SHARERS_TOGETHER: bool = true;
+    /// The word of a copy that its node held before counts nowhere (rule V16).
+    const COPIES_ARE_NAMED: bool = true;
     /// What a segment holds is measured by the newest history found, not by its own (rule V8).
     const NEWEST_HISTORY: bool = true;
 }

@@ -3,8 +3,8 @@
 
 use protocol::{Command, Event, Recovery, RecoveryError, Timelines};
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Timeline,
-    VolumeId,
+    Epoch, EpochStart, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, SegmentId, Span,
+    Timeline, VolumeId,
 };
 use wire::{Message, PartMeta, Refusal, SegmentReport};
 
@@ -34,6 +34,7 @@ fn report(scl: u64) -> SegmentReport {
         low_water: Lsn::ZERO,
         watermark: scl,
         membership: MembershipEpoch(1),
+        since: MembershipEpoch(1),
         full: true,
     }
 }
@@ -45,7 +46,7 @@ fn meta(start: u64, prev: u64, shared: &[GroupId]) -> PartMeta {
 }
 
 fn recovery(groups: &[GroupId]) -> Recovery {
-    let members: [NodeId; 6] = std::array::from_fn(node);
+    let members = Members::first(std::array::from_fn(node)).unwrap();
     let groups = groups.iter().map(|group| (*group, MembershipEpoch(1), members)).collect();
     Recovery::new(VolumeId(1), EPOCH, groups, Timelines::NextAfterOr(Timeline(1)))
 }

@@ -20,10 +20,10 @@ use std::fmt::Write;
 
 use protocol::{Asker, HeldPart, Input, LogEntry, Output, Segment, SegmentState};
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Timeline,
-    VolumeId,
+    Epoch, EpochStart, GroupId, History, Holder, Lsn, MembershipEpoch, NodeId, SegmentId, Span,
+    Timeline, VolumeId,
 };
-use wire::{Batch, BatchHeader, Message, Part, PartMeta, SegmentSpec};
+use wire::{Batch, BatchHeader, Message, Part, PartMeta, Peer, SegmentSpec};
 
 const SEGMENT: SegmentId = SegmentId { volume: VolumeId(1), group: GroupId(0) };
 
@@ -45,9 +45,13 @@ fn name(text: &str) -> NodeId {
 }
 
 fn spec() -> SegmentSpec {
-    let members = ["a", "b", "c", "d", "e", "f"].map(|node| (name(node), String::new()));
-    let membership = MembershipEpoch(1);
-    SegmentSpec { segment: SEGMENT, membership, members: members.into(), fresh: true }
+    let membership = MembershipEpoch::FIRST;
+    let members = ["a", "b", "c", "d", "e", "f"].map(|node| Peer {
+        holder: Holder { node: name(node), since: membership },
+        address: String::new(),
+    });
+    let (members, joining) = (members.into(), Vec::new());
+    SegmentSpec { segment: SEGMENT, membership, members, joining, fresh: true }
 }
 
 fn lsn(text: &str) -> Lsn {

@@ -2,10 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
-use protocol::{GroupSetup, Record, Writer, WriterState};
+use protocol::{GroupSetup, Held, Record, Writer, WriterState};
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId, Span,
-    Timeline, VolumeId,
+    Epoch, EpochStart, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, PageKey, SegmentId,
+    Span, Timeline, VolumeId,
 };
 use wire::{Batch, Change, Message, Refusal};
 
@@ -18,7 +18,7 @@ fn node(index: usize) -> NodeId {
 }
 
 fn setup(group: GroupId) -> GroupSetup {
-    let members = std::array::from_fn(node);
+    let members = Members::first(std::array::from_fn(node)).unwrap();
     GroupSetup { group, membership: MembershipEpoch(1), members, tail: Lsn::ZERO }
 }
 
@@ -51,9 +51,13 @@ fn ends(batches: &[Batch], group: GroupId) -> Vec<u64> {
     of.flat_map(|batch| &batch.parts).map(|part| part.meta.span.end.0).collect()
 }
 
+fn held(scl: Lsn) -> Held {
+    Held { scl, since: MembershipEpoch::FIRST, full: true }
+}
+
 fn ack(writer: &mut Writer, nodes: std::ops::Range<usize>, group: GroupId, scl: Lsn) {
     nodes.for_each(|index| {
-        writer.on_ack(node(index), group, EPOCH, scl);
+        writer.on_ack(node(index), group, EPOCH, held(scl));
     });
     writer.invariants();
 }
@@ -116,7 +120,7 @@ fn an_acknowledgement_of_another_epoch_or_beyond_the_log_counts_for_nothing() {
     let end = submit(&mut writer, &[ONE]);
     writer.flush();
     for index in 0..6 {
-        writer.on_ack(node(index), ONE, Epoch(2), end);
+        writer.on_ack(node(index), ONE, Epoch(2), held(end));
     }
     assert_eq!(writer.vdl().end, Lsn(100));
     ack(&mut writer, 0..4, ONE, Lsn(1_000_000));
@@ -162,7 +166,7 @@ fn a_refused_member_is_sent_the_history_and_then_its_batches_again() {
         let entry = EpochStart { epoch: EPOCH, begins: Lsn(100), timeline: Timeline(1) };
         let history = History::default().with(entry);
         assert!(matches!(writer.adopt_message(ONE, &history), Some(Message::Adopt { .. })));
-        writer.on_ack(node(2), ONE, EPOCH, Lsn::ZERO);
+        writer.on_ack(node(2), ONE, EPOCH, held(Lsn::ZERO));
         assert_eq!(ends(&sent(&mut writer, 2), ONE), [end.0], "after {refusal}");
     }
 }

@@ -1,8 +1,8 @@
 //! Sets of a group's six members, and which of them suffice to write and to decide.
 //!
-//! Invariant: the sufficient sets are enumerated (rule Q1). [`Rule`] is where a membership change
-//! (four of the old six *and* four of the new) and full/tail segments will add their variants; the
-//! rest of the code asks a rule and never counts for itself.
+//! Invariant: the sufficient sets are enumerated (rule Q1). [`Rule`] is where full/tail segments will
+//! add their variants; the rest of the code asks a rule and never counts for itself. A membership
+//! change needs none: its joint places are counted as one place each ([`crate::points::by_place`]).
 
 use types::{COPIES, MemberIndex, READ_QUORUM, WRITE_QUORUM};
 

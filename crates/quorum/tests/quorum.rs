@@ -1,7 +1,7 @@
 //! Facts about sets and points, by enumeration of all sets of six.
 
-use quorum::{Ledger, MemberSet, Rule, Scls, gcl, reached_by};
-use types::{GroupId, Lsn, MemberIndex, Span};
+use quorum::{Ledger, MemberSet, Rule, Scls, by_place, gcl, reached_by};
+use types::{GroupId, Holder, Lsn, MemberIndex, Members, MembershipEpoch, Place, Span};
 
 const RULE: Rule = Rule::FourOfSix;
 
@@ -54,6 +54,27 @@ fn the_gcl_is_the_largest_position_held_by_a_write_set() {
         assert_eq!(gcl(&scls), best, "{scls:?}");
         let known = (0..3).map(Lsn).filter(|at| RULE.decides(holders(*at))).max().unwrap();
         assert_eq!(reached_by(3, &scls), known);
+    }
+}
+
+/// Two places joint: four of six are asked for in each of the four member sets that may come of it.
+#[test]
+fn joint_places_count_as_four_of_six_in_every_member_set_that_may_come_of_them() {
+    let holder = |index: usize| Holder {
+        node: format!("n{index}").parse().unwrap(),
+        since: MembershipEpoch::FIRST,
+    };
+    let joining = |place: usize| (place >= 4).then(|| holder(place + 2));
+    let place = |index| Place { present: holder(index), joining: joining(index) };
+    let members = Members::new(std::array::from_fn(place)).unwrap();
+    let order: Vec<usize> =
+        members.holders().map(|(_, of)| of.node.as_str()[1..].parse().unwrap()).collect();
+    for holding in 0..1_u32 << 8 {
+        let has = |node: usize| holding & 1 << node != 0;
+        let scls = by_place(&members, order.iter().map(|node| Lsn(u64::from(has(*node)))));
+        let four_of = |set: [usize; 6]| set.into_iter().filter(|node| has(*node)).count() >= 4;
+        let sets = [(4, 5), (4, 7), (6, 5), (6, 7)].map(|(e, f)| [0, 1, 2, 3, e, f]);
+        assert_eq!(gcl(&scls) == Lsn(1), sets.into_iter().all(four_of), "{holding:08b}");
     }
 }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use types::VolumeId;
+use types::{NodeId, VolumeId};
 
 use crate::error::{Error, Problem};
 use crate::model::{
-    AddGroup, ControlStatus, CreateVolume, DeleteVolume, GroupAdded, HeartbeatAnswer,
-    InstanceHeartbeat, LimitVolume, NodeRegistered, NodeRegistration, OpenVolume, Topology,
-    VolumeInfo, VolumeUse, WriterReady,
+    AddGroup, ControlStatus, CreateVolume, DeleteVolume, Duty, GroupAdded, HeartbeatAnswer,
+    InstanceHeartbeat, LimitVolume, NodeInfo, NodeRegistered, NodeRegistration, OpenVolume, Rescue,
+    Rescued, SetDuty, Topology, VolumeInfo, VolumeUse, WriterReady,
 };
 
 /// Longest wait for an answer. Creating segments waits for nodes, so it is not short.
@@ -50,6 +50,22 @@ impl Client {
     /// `Mismatch` when the name, zone or disk belongs elsewhere.
     pub fn register_node(&self, node: &NodeRegistration) -> Result<NodeRegistered, Error> {
         self.post("/nodes", node)
+    }
+
+    /// Says what a node is for: its segments stay, move away, or are rebuilt elsewhere.
+    ///
+    /// # Errors
+    /// `NotFound`, or `TooFewNodes` when its zone has no other node that could take them.
+    pub fn set_duty(&self, node: NodeId, duty: Duty) -> Result<NodeInfo, Error> {
+        self.post(&format!("/nodes/{node}/duty"), &SetDuty { duty })
+    }
+
+    /// Asks for members in the place of silent ones, for an opening that cannot go on.
+    ///
+    /// # Errors
+    /// `Fenced` when the epoch is over.
+    pub fn rescue(&self, volume: VolumeId, wish: &Rescue) -> Result<Rescued, Error> {
+        self.post(&format!("/volumes/{volume}/rescue"), wish)
     }
 
     /// The cluster and its nodes.
@@ -221,7 +237,9 @@ mod tests {
                 az: "a".parse().expect("valid"),
                 address: "127.0.0.1:1".to_owned(),
                 incarnation: types::Incarnation(9),
+                since: 1,
             }],
+            joining: Vec::new(),
             fresh: true,
         };
         let json = serde_json::to_value(&place).expect("serializable");

@@ -70,14 +70,17 @@ pub struct SegmentPlace {
     pub group: u32,
     /// Generation of its member set.
     pub membership_epoch: u64,
-    /// The six holders, by member index.
+    /// The six present holders, by place.
     pub members: Vec<Member>,
+    /// Nodes that are to replace some of them.
+    #[serde(default)]
+    pub joining: Vec<Joining>,
     /// Whether an empty copy is a true copy: the segment was assigned to this very life of the
     /// node's disk. Otherwise it is rebuilt from its peers before it votes or serves.
     pub fresh: bool,
 }
 
-/// One of a group's six holders.
+/// A holder of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The node.
@@ -91,6 +94,39 @@ pub struct Member {
     /// The life of its disk as last registered.
     #[serde(with = "text")]
     pub incarnation: Incarnation,
+    /// Generation of the member set that gave it the place.
+    #[serde(default = "first_members")]
+    pub since: u64,
+}
+
+/// What records say of members from before members could be replaced.
+#[must_use]
+pub fn first_members() -> u64 {
+    1
+}
+
+/// A node that is to take over a place, and fills its copy meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joining {
+    /// The place, `0..6`.
+    pub place: usize,
+    /// The node.
+    #[serde(flatten)]
+    pub member: Member,
+}
+
+/// What a node is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Duty {
+    /// It holds segments and is given more.
+    #[default]
+    Serving,
+    /// Its segments move to other nodes, and it is given none.
+    Draining,
+    /// It is lost: its segments are rebuilt on other nodes, and what comes back under its name is not
+    /// given them again.
+    Lost,
 }
 
 /// A node as the control plane knows it.
@@ -113,6 +149,22 @@ pub struct NodeInfo {
     pub pid: u32,
     /// Milliseconds since it was last heard; none when not since this control plane started.
     pub seen_ms_ago: Option<u64>,
+    /// What it is for.
+    #[serde(default)]
+    pub duty: Duty,
+    /// Segments whose place it holds.
+    #[serde(default)]
+    pub segments: usize,
+    /// Segments that it fills to take over a place.
+    #[serde(default)]
+    pub filling: usize,
+}
+
+/// Wish for a node's duty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDuty {
+    /// What it is to be for.
+    pub duty: Duty,
 }
 
 /// The cluster and its nodes.
@@ -216,8 +268,57 @@ pub struct GroupInfo {
     pub id: u32,
     /// Generation of its member set.
     pub membership_epoch: u64,
-    /// The six holders, by member index.
+    /// The six present holders, by place.
     pub members: Vec<Member>,
+    /// Nodes that are to replace some of them.
+    #[serde(default)]
+    pub joining: Vec<Joining>,
+}
+
+impl GroupInfo {
+    /// Every holder, present and joining.
+    pub fn holders(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().chain(self.joining.iter().map(|joining| &joining.member))
+    }
+}
+
+/// A joining holder of which the writer of the current epoch says that it has all of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// The group.
+    pub group: u32,
+    /// Generation of the member set that the writer counts by.
+    pub membership_epoch: u64,
+    /// The node.
+    #[serde(with = "text")]
+    pub node: NodeId,
+}
+
+/// A group that cannot be opened for want of members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrippledGroup {
+    /// The group.
+    pub group: u32,
+    /// Generation of the member set that was asked.
+    pub membership_epoch: u64,
+    /// Members that are sealed in the epoch and full.
+    pub survivors: Vec<String>,
+}
+
+/// An opening cannot go on: the places of silent members may be given to new nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescue {
+    /// The epoch that is being opened; refused when it is not the volume's current one.
+    pub epoch: u64,
+    /// The groups that want for members.
+    pub groups: Vec<CrippledGroup>,
+}
+
+/// Answer to a [`Rescue`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rescued {
+    /// Places given to new nodes: open again, in a newer epoch, if there are any.
+    pub places: usize,
 }
 
 /// Wish to become a volume's writer.
@@ -315,6 +416,9 @@ pub struct InstanceHeartbeat {
     /// Bytes of pages that exist in the volume (a writer's).
     #[serde(default)]
     pub live_bytes: Option<u64>,
+    /// Joining holders that are whole (a writer's).
+    #[serde(default)]
+    pub filled: Vec<Filled>,
 }
 
 /// Answer to an [`InstanceHeartbeat`].

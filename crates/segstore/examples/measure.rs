@@ -94,6 +94,7 @@ fn report(state: &SegmentState, vdl: Lsn) -> SegmentReport {
         low_water: vdl,
         watermark: 0,
         membership: state.membership,
+        since: state.membership,
         full: true,
     }
 }
@@ -115,9 +116,9 @@ fn main() {
         full: true,
         ..SegmentState::default()
     };
-    let members = Vec::new();
-    let membership = MembershipEpoch(1);
-    let spec = SegmentSpec { segment: SEGMENT, membership, members, fresh: true };
+    let (members, joining) = (Vec::new(), Vec::new());
+    let membership = MembershipEpoch::FIRST;
+    let spec = SegmentSpec { segment: SEGMENT, membership, members, joining, fresh: true };
     store.add_segment(&spec, &state).expect("adds");
     let mut source = Source { next: 0, random: 1 };
 

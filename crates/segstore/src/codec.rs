@@ -2,10 +2,10 @@
 //! LEB128. The reader never believes a length before it has seen the bytes.
 
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId, Span,
-    Timeline, VolumeId,
+    Epoch, EpochStart, GroupId, History, Holder, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId,
+    Span, Timeline, VolumeId,
 };
-use wire::SegmentSpec;
+use wire::{Peer, SegmentSpec};
 
 use crate::entry::SegmentState;
 
@@ -146,23 +146,32 @@ pub(crate) fn put_spec(out: &mut Vec<u8>, spec: &SegmentSpec) {
     put_segment(out, spec.segment);
     put_u64(out, spec.membership.0);
     out.push(u8::from(spec.fresh));
-    put_varint(out, spec.members.len() as u64);
-    for (node, address) in &spec.members {
-        put_bytes(out, node.as_str().as_bytes());
-        put_bytes(out, address.as_bytes());
+    for peers in [&spec.members, &spec.joining] {
+        put_varint(out, peers.len() as u64);
+        for peer in peers {
+            put_bytes(out, peer.holder.node.as_str().as_bytes());
+            put_u64(out, peer.holder.since.0);
+            put_bytes(out, peer.address.as_bytes());
+        }
     }
+}
+
+fn get_peers(reader: &mut Reader<'_>) -> Result<Vec<Peer>, Malformed> {
+    let mut peers = Vec::new();
+    for _ in 0..reader.varint()? {
+        let node: NodeId = reader.text()?.parse().map_err(|_| Malformed("node name"))?;
+        let since = MembershipEpoch(reader.u64()?);
+        peers.push(Peer { holder: Holder { node, since }, address: reader.text()?.to_owned() });
+    }
+    Ok(peers)
 }
 
 pub(crate) fn get_spec(reader: &mut Reader<'_>) -> Result<SegmentSpec, Malformed> {
     let segment = get_segment(reader)?;
     let membership = MembershipEpoch(reader.u64()?);
     let fresh = reader.byte()? != 0;
-    let mut members = Vec::new();
-    for _ in 0..reader.varint()? {
-        let node: NodeId = reader.text()?.parse().map_err(|_| Malformed("node name"))?;
-        members.push((node, reader.text()?.to_owned()));
-    }
-    Ok(SegmentSpec { segment, membership, members, fresh })
+    let (members, joining) = (get_peers(reader)?, get_peers(reader)?);
+    Ok(SegmentSpec { segment, membership, members, joining, fresh })
 }
 
 /// Checksum seed that binds bytes to a segment, a file and a place in it.

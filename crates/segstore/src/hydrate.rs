@@ -140,13 +140,24 @@ impl Store {
         Ok(recipes::remove_all(&*self.disk, &segment.dir, &unknown)?)
     }
 
+    /// A segment may be dropped, and another of its name begun, while files are copied for it.
+    fn still_held(&self, segment: &Arc<Segment>) -> Result<(), StoreError> {
+        match Arc::ptr_eq(&self.segment(segment.id)?, segment) {
+            true => Ok(()),
+            false => Err(StoreError::NoSegment(segment.id)),
+        }
+    }
+
     pub(crate) fn install(&self, id: SegmentId, manifest: &Bytes) -> Result<Install, StoreError> {
         let segment = self.segment(id)?;
         let source = Manifest::decode(id, manifest).map_err(|Malformed(why)| {
             StoreError::Invalid(format!("manifest of segment {id} from a peer: {why}"))
         })?;
         check_claims(&source)?;
-        self.abandon_merge(&mut lock(&self.work), id)?;
+        // Held to the end: a merge that began meanwhile would find its files swept away.
+        let mut work = lock(&self.work);
+        self.still_held(&segment)?;
+        self.abandon_merge(&mut work, id)?;
         // Files given out or still read are removed later all the same: their names are gone, and
         // removing a name twice is no error.
         self.sweep_dir(&segment)?;
@@ -174,9 +185,7 @@ impl Store {
         }
         let mut work = lock(&self.work);
         // It may have been dropped meanwhile, and its directory be gone: no error of the disk.
-        if !self.segment(segment.id).is_ok_and(|held| Arc::ptr_eq(&held, &segment)) {
-            return Err(StoreError::NoSegment(segment.id));
-        }
+        self.still_held(&segment)?;
         // One may have begun since the copy did, of files that are no longer the segment's.
         self.abandon_merge(&mut work, segment.id)?;
         self.disk.sync_dir(&segment.dir).map_err(|error| self.fatal(&error))?;
@@ -221,6 +230,7 @@ mod tests {
             segment,
             membership: state.membership,
             members: Vec::new(),
+            joining: Vec::new(),
             fresh: false,
         };
         let file = |(low, high): &(u64, u64)| FileMeta {

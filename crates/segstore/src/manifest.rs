@@ -20,7 +20,7 @@ use crate::pages::FileMeta;
 /// Name of the file in its segment's directory.
 pub(crate) const NAME: &str = "MANIFEST";
 
-const MAGIC: [u8; 8] = *b"6fMAN\0\0\x01";
+const MAGIC: [u8; 8] = *b"6fMAN\0\0\x02";
 
 /// What a manifest says.
 #[derive(Clone, PartialEq, Eq, Debug)]

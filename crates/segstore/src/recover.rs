@@ -73,9 +73,9 @@ pub(crate) fn load_segments(
                 continue;
             }
             Err(StoreError::Damaged { what, why }) => {
-                let members = Vec::new();
+                let (members, joining) = (Vec::new(), Vec::new());
                 let membership = types::MembershipEpoch(0);
-                let spec = SegmentSpec { segment: id, membership, members, fresh: false };
+                let spec = SegmentSpec { segment: id, membership, members, joining, fresh: false };
                 // Its page files are still there, and their names are taken.
                 let next_file = names_end(&disk.list(&dir)?, &[]).max(1);
                 let manifest = Manifest { next_file, ..blank(spec) };

@@ -14,7 +14,8 @@ impl<R: Rules> World<R> {
     /// # Errors
     /// When its store does not open whole.
     pub fn restart(&mut self, node: usize) -> Result<(), Violation> {
-        if self.nodes[node].up || self.held_down.contains(&node) {
+        let stays = self.held_down.contains(&node) || self.gone.contains(&node);
+        if self.nodes[node].up || stays {
             return Ok(());
         }
         self.trace.note("restart", &[node as u64], || format!("{} restarts", self.names[node]));
@@ -77,7 +78,10 @@ impl<R: Rules> World<R> {
     pub fn behind(&self) -> Option<String> {
         for (group, _, members) in &self.geometry {
             let last = self.oracle.tail(*group);
-            for name in members {
+            if members.holders().count() != types::COPIES {
+                return Some(format!("group {group} has a joint place"));
+            }
+            for name in &members.present() {
                 let Some(copy) = self.nodes[self.index(*name)].copies.get(group) else {
                     return Some(format!("{name} does not hold group {group}, or is down"));
                 };
@@ -99,7 +103,7 @@ impl<R: Rules> World<R> {
     pub fn equal(&self) -> Result<(), Violation> {
         for (group, _, members) in &self.geometry {
             let segment = SegmentId { volume: VOLUME, group: *group };
-            for name in members {
+            for name in &members.present() {
                 let Some(store) = self.nodes[self.index(*name)].store() else { continue };
                 let checked = store.verify(segment).map_err(|error| Violation(error.to_string()));
                 checked.and_then(|()| self.oracle.same(store, segment)).map_err(

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use protocol::{
-    Command, Event, GroupMembers, GroupSetup, Opened, Record, Recovery, Rules, Timelines, Writer,
-    WriterState,
+    Command, Event, GroupMembers, GroupSetup, Held, Opened, Record, Recovery, Rules, Timelines,
+    Writer, WriterState,
 };
 use types::{Epoch, GroupId, Lsn, NodeId, PageKey, SegmentId, Span, Timeline};
 use wire::{Batch, Change, Message, Refusal};
@@ -155,11 +155,11 @@ impl<R: Rules> Instance<R> {
             Role::Writing(writer, _) => {
                 let before = writer.vdl();
                 match message {
-                    Message::Ack { epoch, scl, .. } => {
-                        writer.on_ack(node, group, epoch, scl);
+                    Message::Ack { epoch, scl, since, full, .. } => {
+                        writer.on_ack(node, group, epoch, Held { scl, since, full });
                     }
                     Message::Report { report, .. } if report.history.last_epoch() == self.epoch => {
-                        writer.on_ack(node, group, self.epoch, report.scl);
+                        writer.on_ack(node, group, self.epoch, Held::from(&report));
                     }
                     Message::Refused(Refusal::Malformed(what)) => return Err(Violation(what)),
                     Message::Refused(refusal) => {
@@ -208,8 +208,8 @@ impl<R: Rules> Instance<R> {
                         writer.link_up(*node);
                     }
                 }
-                for ((group, node), scl) in &opened.reports {
-                    writer.on_ack(*node, *group, self.epoch, *scl);
+                for ((group, node), held) in &opened.reports {
+                    writer.on_ack(*node, *group, self.epoch, *held);
                 }
                 self.role = Role::Writing(Box::new(writer), opened);
                 Ok(())

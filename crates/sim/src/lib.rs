@@ -1,13 +1,15 @@
 //! A deterministic world for the protocol: the real writer, segments and recoveries in simulated
 //! time, over a simulated network and real stores on simulated disks, with one checker a promise.
 //!
-//! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis` and `endings` (its faults),
-//! [`node`] and its [`storage`], [`instance`], [`net`], [`engine`], [`oracle`] and its [`pages`] (the checkers), [`planted`] (bugs that must
+//! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis`, `members` and `endings` (its
+//! faults), [`node`] and its [`storage`], [`instance`], [`net`], [`engine`], [`oracle`] and its [`pages`]
+//! (the checkers), [`planted`] (bugs that must
 //! be caught), [`rng`], [`trace`].
 
 mod endings;
 pub mod engine;
 pub mod instance;
+mod members;
 mod nemesis;
 pub mod net;
 pub mod node;

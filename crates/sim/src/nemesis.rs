@@ -1,5 +1,5 @@
 //! The nemesis: what a seed's options do to the world, turn by turn. It never takes more than can be
-//! recovered from: at most two nodes are being rebuilt at a time.
+//! recovered from: four full members of each group outlive a wipe, three what is lost for good.
 
 use protocol::Rules;
 
@@ -16,6 +16,7 @@ impl<R: Rules> World<R> {
         if self.newest().is_none() {
             self.open();
         }
+        self.replace_gone();
         if self.calm {
             return Ok(());
         }
@@ -52,6 +53,12 @@ impl<R: Rules> World<R> {
         if self.rng.chance(options.disasters) {
             self.split();
         }
+        if self.rng.chance(options.replacements) {
+            self.replace_some();
+        }
+        if self.rng.chance(options.losses) {
+            self.lose_for_good();
+        }
         self.trouble_instances(&options);
         if self.rng.chance(options.growth) && self.geometry.len() < 5 {
             self.grow()?;
@@ -74,8 +81,7 @@ impl<R: Rules> World<R> {
 
     /// Never more copies are lost than three full ones of each group outlive.
     fn may_wipe(&self, node: usize) -> bool {
-        let blank = self.nodes.iter().filter(|other| other.is_blank()).count();
-        self.nodes[node].up && !self.nodes[node].is_blank() && blank < 2
+        self.nodes[node].up && self.full_without(&[node]) >= types::WRITE_QUORUM
     }
 
     fn partition(&mut self) {
@@ -147,8 +153,7 @@ impl<R: Rules> World<R> {
             .note("grow", &[setup.group.0.into()], || format!("group {} is added", setup.group));
         for (place, (node, spec)) in specs.into_iter().enumerate() {
             if place < 4 {
-                let created = self.nodes[node].create(spec);
-                self.stored(node, created)?;
+                self.tell(node, spec)?;
             } else {
                 let delay = self.rng.between(1_000, 300_000);
                 self.schedule(delay, Happening::Create { node, spec });

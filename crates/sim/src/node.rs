@@ -1,11 +1,13 @@
 //! A simulated storage node: real segments over a real store on a simulated disk, and the dull shell
 //! between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{Asker, Input, Output, Rules, Segment};
 use segstore::{Chain, Export, Install, Options, Store, StoreError};
-use types::{GroupId, History, Incarnation, Lsn, NodeId, PageKey, SegmentId, Span};
+use types::{
+    GroupId, History, Incarnation, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId, Span,
+};
 use wire::{Message, PageAnswer, Refusal, SegmentReport, SegmentSpec};
 
 use crate::net::End;
@@ -80,8 +82,8 @@ pub struct Node<R: Rules> {
     options: Options,
     /// What it is to hold: a restart creates what the disk lacks.
     orders: BTreeMap<GroupId, SegmentSpec>,
-    /// While it is down: whether some segment has to be rebuilt when it is back.
-    blank: bool,
+    /// While it is down: the groups of which its disk has whole copies.
+    whole: BTreeSet<GroupId>,
     waiting: Write,
     writing: Option<Write>,
     copying: BTreeMap<GroupId, Copying>,
@@ -104,7 +106,7 @@ impl<R: Rules> Node<R> {
             storage: blank_disk(name, 0, &options),
             options,
             orders: BTreeMap::new(),
-            blank: false,
+            whole: BTreeSet::new(),
             waiting: Write::default(),
             writing: None,
             copying: BTreeMap::new(),
@@ -121,13 +123,62 @@ impl<R: Rules> Node<R> {
         self.storage.store()
     }
 
-    /// Is told to hold a segment, which it creates now or when it is back.
+    /// What the control plane tells: a copy to hold from now on, anew if the one held is of an earlier
+    /// member set, or who else holds the group. What it lacks is created now, or when it is back.
     ///
     /// # Errors
     /// The store's.
-    pub fn create(&mut self, spec: SegmentSpec) -> Result<(), StoreError> {
-        self.orders.insert(spec.group(), spec);
+    pub fn hold(&mut self, spec: SegmentSpec, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+        let (group, since) = (spec.group(), spec.since(self.name));
+        if let Some(known) = self.orders.get(&group) {
+            let held = known.since(self.name);
+            if held > since || known.membership >= spec.membership {
+                return Ok(());
+            }
+            if held < since {
+                self.drop_copy(group)?;
+            }
+        }
+        self.orders.insert(group, spec.clone());
+        if let Some((store, copy)) = self.storage.store().zip(self.copies.get(&group)) {
+            store.add_segment(&spec, copy.segment.state())?;
+            self.input(group, Input::Members(spec), effects);
+        }
         self.create_missing()
+    }
+
+    /// A copy whose place another has got is forgotten, unless a later member set gave one back.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn forget(&mut self, group: GroupId, by: MembershipEpoch) -> Result<(), StoreError> {
+        if self.orders.get(&group).is_none_or(|order| order.since(self.name) >= by) {
+            return Ok(());
+        }
+        self.orders.remove(&group);
+        self.drop_copy(group)
+    }
+
+    fn drop_copy(&mut self, group: GroupId) -> Result<(), StoreError> {
+        self.copies.remove(&group);
+        self.copying.remove(&group);
+        self.whole.remove(&group);
+        for write in self.writing.iter_mut().chain([&mut self.waiting]) {
+            write.entries.retain(|(id, _)| id.group != group);
+            write.last.remove(&group);
+        }
+        self.storage.store().map_or(Ok(()), |store| store.drop_segment(segment_id(group)))
+    }
+
+    /// Whether it holds this copy of the group, whole.
+    #[must_use]
+    pub fn holds_full(&self, group: GroupId, since: MembershipEpoch) -> bool {
+        let ordered = self.orders.get(&group).is_some_and(|order| order.since(self.name) == since);
+        let whole = match self.copies.get(&group) {
+            Some(copy) => copy.segment.state().full,
+            None => !self.up && self.whole.contains(&group),
+        };
+        ordered && whole
     }
 
     fn create_missing(&mut self) -> Result<(), StoreError> {
@@ -148,7 +199,9 @@ impl<R: Rules> Node<R> {
 
     /// Power is lost.
     pub fn crash(&mut self, rng: &mut Rng) {
-        self.blank = self.is_blank();
+        let whole =
+            |(group, copy): (&GroupId, &Copy<R>)| copy.segment.state().full.then_some(*group);
+        self.whole = self.copies.iter().filter_map(whole).collect();
         self.up = false;
         self.life += 1;
         self.routes.clear();
@@ -163,7 +216,7 @@ impl<R: Rules> Node<R> {
     pub fn wipe(&mut self) {
         self.storage = blank_disk(self.name, self.life, &self.options);
         self.orders.values_mut().for_each(|spec| spec.fresh = false);
-        self.blank = true;
+        self.whole.clear();
     }
 
     /// Power is back, and perhaps lost again before the store is open.
@@ -182,8 +235,13 @@ impl<R: Rules> Node<R> {
                 return Err(StoreError::Damaged { what, why });
             }
             let (group, held) = (told.spec.group(), told.held);
-            let segment =
-                Segment::restore_under(self.name, told.spec, told.state, told.flushed, held);
+            let since = told.spec.since(self.name);
+            let order = self.orders.get(&group).filter(|order| order.since(self.name) == since);
+            let Some(order) = order.cloned() else {
+                self.drop_copy(group)?;
+                continue;
+            };
+            let segment = Segment::restore_under(self.name, order, told.state, told.flushed, held);
             self.copies.insert(group, Copy { segment, marks: Default::default() });
         }
         self.create_missing()
@@ -194,7 +252,7 @@ impl<R: Rules> Node<R> {
     pub fn is_blank(&self) -> bool {
         match self.up {
             true => self.copies.values().any(|copy| !copy.segment.state().full),
-            false => self.blank,
+            false => self.orders.keys().any(|group| !self.whole.contains(group)),
         }
     }
 

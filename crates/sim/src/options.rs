@@ -47,6 +47,10 @@ pub struct Options {
     pub flushes: u64,
     /// New groups added.
     pub growth: u64,
+    /// Places handed over to another node, or that given up.
+    pub replacements: u64,
+    /// Nodes lost for good, up to three at once.
+    pub losses: u64,
     /// Time between gossip turns, microseconds.
     pub gossip_micros: u64,
     /// Records submitted a writer's turn, at most.
@@ -93,9 +97,10 @@ impl Options {
         let (pauses, failovers, kills) = (class(200), class(200), class(120));
         let (flushes, growth) = (class(300), class(60));
         let (blackouts, disasters) = (class(100), class(100));
+        let (replacements, losses) = (class(200), class(60));
         Options {
             groups: rng.between(1, 3) as u32,
-            nodes: rng.between(6, 7) as usize,
+            nodes: rng.between(6, 9) as usize,
             safety_micros: rng.between(600_000, if calm { 6_000_000 } else { 3_000_000 }),
             loss,
             duplication,
@@ -113,6 +118,8 @@ impl Options {
             kills,
             flushes,
             growth,
+            replacements,
+            losses,
             gossip_micros: rng.between(20_000, 200_000),
             records: rng.between(1, 6),
             shared: rng.between(0, 500),
@@ -140,6 +147,8 @@ impl Options {
             failovers: 0,
             kills: 0,
             growth: 0,
+            replacements: 0,
+            losses: 0,
             turn_micros: 20_000,
             ..off
         }

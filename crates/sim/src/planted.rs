@@ -42,6 +42,8 @@ planted! {
     TrustStaleScl, "trust-stale-scl", { const SEAL_BEFORE_SCL: bool = false; }
     /// Recovery takes a shared record for whole when one of its groups has it.
     ForgetSharer, "forget-sharer", { const SHARERS_TOGETHER: bool = false; }
+    /// The word of a copy that its node held before is taken for that of the one it holds.
+    AnyCopy, "any-copy", { const COPIES_ARE_NAMED: bool = false; }
     /// Recovery measures a segment that slept through an open by its own, older history.
     TrustSleeper, "trust-sleeper", { const NEWEST_HISTORY: bool = false; }
 }

@@ -8,9 +8,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use protocol::{GroupMembers, GroupSetup, Input, Rules};
+use protocol::{Crippled, GroupMembers, GroupSetup, Input, Rules};
 use segstore::StoreError;
-use types::{Epoch, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, VolumeId};
+use types::{Epoch, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, VolumeId};
 use wire::{Message, SegmentSpec};
 
 use crate::instance::{Instance, Load, Role};
@@ -45,8 +45,14 @@ pub(crate) enum Happening {
     Copied { copy: CopyOf },
     /// A node's power comes back.
     Restart { node: usize },
-    /// A node learns late of a group it is to hold.
+    /// A node learns of a group it is to hold, or of who else does.
     Create { node: usize, spec: SegmentSpec },
+    /// A node learns that another has its place.
+    Drop { node: usize, group: GroupId, membership: MembershipEpoch },
+    /// The control plane learns that a joining holder is whole.
+    Filled { epoch: Epoch, group: GroupId, membership: MembershipEpoch, node: NodeId },
+    /// The control plane learns that a group wants for members.
+    Crippled { epoch: Epoch, crippled: Crippled },
     /// Three nodes are struck.
     Strike { nodes: Vec<usize> },
     /// An instance's turn.
@@ -121,6 +127,8 @@ pub struct World<R: Rules> {
     pub held_down: BTreeSet<usize>,
     /// Copies of files put in place.
     pub copies: u64,
+    /// Nodes that never come back.
+    pub gone: BTreeSet<usize>,
 }
 
 impl<R: Rules> World<R> {
@@ -152,13 +160,14 @@ impl<R: Rules> World<R> {
             kill_at_step: None,
             held_down: BTreeSet::new(),
             copies: 0,
+            gone: BTreeSet::new(),
             rng: Rng::new(rng.next_u64()),
             options,
         };
         for _ in 0..world.options.groups {
             let (_, specs) = world.plan_group();
             for (node, spec) in specs {
-                world.nodes[node].create(spec)?;
+                world.nodes[node].hold(spec, &mut Vec::new())?;
             }
         }
         for node in 0..world.nodes.len() {
@@ -189,17 +198,14 @@ impl<R: Rules> World<R> {
     /// Chooses six members for the next group.
     pub(crate) fn plan_group(&mut self) -> (GroupSetup, Vec<(usize, SegmentSpec)>) {
         let group = GroupId(self.geometry.len() as u32);
-        let first = self.rng.below(self.names.len() as u64) as usize;
-        let chosen: Vec<usize> = (0..6).map(|i| (first + i) % self.names.len()).collect();
-        let members: [NodeId; 6] = std::array::from_fn(|i| self.names[chosen[i]]);
-        let membership = MembershipEpoch(1);
+        let living: Vec<usize> =
+            (0..self.names.len()).filter(|node| !self.gone.contains(node)).collect();
+        let first = self.rng.below(living.len() as u64) as usize;
+        let chosen: Vec<usize> = (0..6).map(|i| living[(first + i) % living.len()]).collect();
+        let members = Members::first(std::array::from_fn(|i| self.names[chosen[i]]));
+        let (members, membership) = (members.expect("six nodes"), MembershipEpoch::FIRST);
         self.geometry.push((group, membership, members));
-        let spec = SegmentSpec {
-            segment: SegmentId { volume: VOLUME, group },
-            membership,
-            members: members.iter().map(|name| (*name, String::new())).collect(),
-            fresh: true,
-        };
+        let spec = self.spec(group, true);
         let setup = GroupSetup { group, membership, members, tail: Lsn::ZERO };
         (setup, chosen.into_iter().map(|node| (node, spec.clone())).collect())
     }
@@ -280,15 +286,28 @@ impl<R: Rules> World<R> {
             Happening::Given { copy, history } => self.given(copy, &history)?,
             Happening::Copied { copy } => self.copied(copy)?,
             Happening::Restart { node } => self.restart(node)?,
-            Happening::Create { node, spec } => {
-                let created = self.nodes[node].create(spec);
-                self.stored(node, created)?;
+            Happening::Create { node, spec } => self.tell(node, spec)?,
+            Happening::Drop { node, group, membership } => {
+                let forgotten = self.nodes[node].forget(group, membership);
+                self.stored(node, forgotten)?;
             }
+            Happening::Filled { epoch, group, membership, node } => {
+                self.filled(epoch, group, membership, node);
+            }
+            Happening::Crippled { epoch, crippled } => self.crippled(epoch, &crippled),
             Happening::Strike { nodes } => self.strike(&nodes),
             Happening::Turn { instance } => self.turn(instance)?,
             Happening::Nemesis => self.nemesis()?,
         }
         Ok(())
+    }
+
+    /// A node is told of a group; one that is down learns of it when it asks, after its restart.
+    pub(crate) fn tell(&mut self, node: usize, spec: SegmentSpec) -> Result<(), Violation> {
+        let mut effects = Vec::new();
+        let held = self.nodes[node].hold(spec, &mut effects);
+        self.stored(node, held)?;
+        self.carry_out(node, effects)
     }
 
     fn alive(&self, node: usize, life: u64) -> bool {
@@ -533,6 +552,7 @@ impl<R: Rules> World<R> {
         let state = &mut self.instances[instance];
         state.look(self.now, |node| lives.get(&node).copied());
         state.turn(self.now, load, &mut self.rng, &mut self.oracle);
+        self.consult(instance)?;
         self.pump(instance);
         self.schedule(delay, Happening::Turn { instance });
         Ok(())

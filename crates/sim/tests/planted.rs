@@ -45,3 +45,8 @@ fn a_forgotten_group_of_a_shared_record_is_noticed() {
 fn a_sleeper_measured_by_its_own_history_is_noticed() {
     caught("trust-sleeper", 1_500);
 }
+
+#[test]
+fn the_word_of_a_copy_that_was_given_up_is_noticed() {
+    caught("any-copy", 300);
+}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{Az, NodeId};
 
+use crate::nodes::args::NodeCommand;
 use crate::size;
 use crate::volume::args::VolumeCommand;
 
@@ -29,7 +30,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a storage node.
+    /// Run a storage node; or list, drain and replace them.
     Node(NodeArgs),
     /// Run a database instance: PostgreSQL and the daemon beside it.
     Compute(ComputeArgs),
@@ -71,27 +72,32 @@ pub(crate) struct Supervised {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(after_help = "Examples:
+  sixfold node list
   sixfold node --name a1 --az a --listen 10.0.0.11:7400 --control 10.0.0.1:7300 --dir /var/lib/sixfold")]
+// Those that are required are, unless there is a subcommand.
 pub(crate) struct NodeArgs {
+    #[command(subcommand)]
+    pub command: Option<NodeCommand>,
     /// Its name, unique in the cluster.
-    #[arg(long)]
-    pub name: NodeId,
+    #[arg(long, required = true)]
+    pub name: Option<NodeId>,
     /// Its availability zone, one letter.
-    #[arg(long)]
-    pub az: Az,
+    #[arg(long, required = true)]
+    pub az: Option<Az>,
     /// Where to listen, HOST:PORT.
-    #[arg(long, value_name = "ADDRESS")]
-    pub listen: String,
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    pub listen: Option<String>,
     /// Where others reach it, HOST:PORT [default: as --listen].
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<String>,
     /// The control plane, HOST:PORT.
-    #[arg(long, value_name = "ADDRESS")]
-    pub control: String,
+    #[arg(long, value_name = "ADDRESS", required = true)]
+    pub control: Option<String>,
     /// Its disk.
-    #[arg(long)]
-    pub dir: PathBuf,
+    #[arg(long, required = true)]
+    pub dir: Option<PathBuf>,
     /// Where to serve metrics, HOST:PORT.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub http: String,
@@ -183,6 +189,10 @@ pub(crate) struct ControlArgs {
     /// Where to listen, HOST:PORT.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7300")]
     pub listen: String,
+    /// A node silent for so many seconds is taken for lost, and rebuilt on others of its zone
+    /// [default: 300].
+    #[arg(long, value_name = "SECONDS")]
+    pub replace_after: Option<u64>,
     #[command(flatten)]
     pub supervised: Supervised,
 }
@@ -278,7 +288,21 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub replicas: u32,
     #[command(flatten)]
+    pub nodes: DevNodes,
+    #[command(flatten)]
     pub tuning: Tuning,
+}
+
+/// Which storage nodes a development cluster has, and how patient it is with them.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DevNodes {
+    /// A third node in each zone (a3 b3 c3), which lost and drained ones are replaced by.
+    #[arg(long)]
+    pub spares: bool,
+    /// A node silent for so many seconds is taken for lost, and rebuilt on others of its zone
+    /// [default: 300].
+    #[arg(long, value_name = "SECONDS")]
+    pub replace_after: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +407,16 @@ mod tests {
     }
 
     #[test]
+    fn node_runs_one_or_does_something_with_those_that_run() {
+        let run = parse("sixfold node --name a1 --az a --listen x --control y --dir d");
+        let Command::Node(args) = run.expect("valid").command else { panic!("another command") };
+        assert!(args.command.is_none() && args.name.is_some() && args.dir.is_some());
+        let list = parse("sixfold node list --json --dir d").expect("valid").command;
+        let Command::Node(args) = list else { panic!("another command") };
+        assert!(matches!(args.command, Some(NodeCommand::List(_))));
+    }
+
+    #[test]
     fn wrong_usage_is_refused_with_status_two() {
         for line in [
             "sixfold",
@@ -395,6 +429,8 @@ mod tests {
             "sixfold volume create",
             "sixfold volume limit main much",
             "sixfold node --name A1 --az a --listen x --control y --dir d",
+            "sixfold node",
+            "sixfold node drain",
         ] {
             assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }

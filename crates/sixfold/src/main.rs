@@ -6,6 +6,7 @@
 
 mod cli;
 mod dev;
+mod nodes;
 mod postgres;
 mod privileges;
 mod processes;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, DevCommand};
+use cli::{Cli, Command, DevCommand, NodeArgs};
 use dev::layout::Layout;
 
 fn main() -> ExitCode {
@@ -52,6 +53,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::VerifyVolume(args) => return Ok(verify_volume::run(&args)),
         Command::VerifyRedo(args) => return Ok(verify_redo::run(&args)),
+        Command::Node(NodeArgs { command: Some(command), .. }) => nodes::run(command),
         Command::Node(args) => roles::node(args),
         Command::Compute(args) => roles::compute(args),
         Command::Control(args) => roles::control(args),

@@ -32,16 +32,22 @@ pub(crate) fn control(args: ControlArgs) -> anyhow::Result<()> {
     begin("control", "control")?;
     signals::install()?;
     follow(&args.supervised, STORAGE_GRACE)?;
-    let config = control::ControlConfig { dir: args.dir, listen: args.listen };
+    let after = args.replace_after.map(Duration::from_secs);
+    let replace_after = after.unwrap_or(control::REPLACE_AFTER_DEFAULT);
+    let config = control::ControlConfig { dir: args.dir, listen: args.listen, replace_after };
     control::run(&config, signals::wait)
 }
 
 /// `sixfold node`.
 pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
-    begin("node", args.name.as_str())?;
+    let (Some(name), Some(az), Some(listen), Some(control), Some(dir)) =
+        (args.name, args.az, args.listen, args.control, args.dir)
+    else {
+        unreachable!("the command line requires them");
+    };
+    begin("node", name.as_str())?;
     follow(&args.supervised, STORAGE_GRACE)?;
-    let mut config =
-        node::NodeConfig::new(args.name, args.az, &args.listen, &args.control, args.dir);
+    let mut config = node::NodeConfig::new(name, az, &listen, &control, dir);
     config.advertise = args.advertise;
     config.http_listen = Some(args.http);
     config.az_latency = Duration::from_millis(args.az_latency);

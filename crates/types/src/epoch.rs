@@ -45,6 +45,11 @@ counter! {
     Timeline(u32)
 }
 
+impl MembershipEpoch {
+    /// The member set that a group begins with.
+    pub const FIRST: MembershipEpoch = MembershipEpoch(1);
+}
+
 /// Where one epoch began in the log: everything older epochs wrote at or above `begins` is void.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct EpochStart {

@@ -5,14 +5,14 @@
 
 use bytes::Bytes;
 use types::{
-    ClusterId, Epoch, GroupId, History, Incarnation, Lsn, MembershipEpoch, NodeId, PageKey,
+    ClusterId, Epoch, GroupId, History, Holder, Incarnation, Lsn, MembershipEpoch, NodeId, PageKey,
     SegmentId, Span, VolumeId,
 };
 
 use crate::batch::{Batch, PartMeta};
 
 /// Version of everything on the wire; a peer with another is refused by name.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// First frame of a connection, from the side that connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,14 +92,6 @@ pub enum Refusal {
         /// The epoch presented.
         epoch: Epoch,
     },
-    /// Another member set is in force: refetch it.
-    #[error("membership epoch {asked} is not the current {current}")]
-    Membership {
-        /// The one presented.
-        asked: MembershipEpoch,
-        /// The one in force.
-        current: MembershipEpoch,
-    },
     /// This node holds no such segment.
     #[error("segment {0} is not held here")]
     NoSegment(SegmentId),
@@ -151,8 +143,10 @@ pub struct SegmentReport {
     pub low_water: Lsn,
     /// Highest engine watermark it has been told (rule R6).
     pub watermark: u64,
-    /// Member set in force.
+    /// Newest member set it has been told.
     pub membership: MembershipEpoch,
+    /// The member set that gave the node its place: names this copy ([`types::Holder`]).
+    pub since: MembershipEpoch,
     /// Whether it votes and serves (not while being rebuilt).
     pub full: bool,
 }
@@ -188,6 +182,10 @@ pub enum Message {
         epoch: Epoch,
         /// Its SCL, durable.
         scl: Lsn,
+        /// The member set that gave the node its place: which copy says so.
+        since: MembershipEpoch,
+        /// Whether it votes and serves.
+        full: bool,
     },
 
     // Opening a volume: driver -> node
@@ -356,6 +354,14 @@ pub enum Message {
     // Administration: control -> node
     /// Hold this segment from now on; answered by `Done`.
     CreateSegment(SegmentSpec),
+    /// Forget a segment whose place was given to another node; answered by `Done`. One that was
+    /// assigned anew, by this member set or a later one, is kept.
+    DropSegment {
+        /// The segment.
+        segment: SegmentId,
+        /// The member set that took the place away.
+        membership: MembershipEpoch,
+    },
     /// Which segments are held? Answered by `Segments`.
     ListSegments,
     /// The segments of this node.
@@ -366,15 +372,27 @@ pub enum Message {
     Refused(Refusal),
 }
 
-/// A segment that a node is to hold, with the group's members.
+/// A holder of a group, and where it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The node and the member set that gave it its place.
+    pub holder: Holder,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// A segment that a node is to hold, with the group's members. A node that holds an older copy of it
+/// (by [`Holder::since`]) forgets that one and begins anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentSpec {
     /// The segment.
     pub segment: SegmentId,
     /// Generation of the member set.
     pub membership: MembershipEpoch,
-    /// The six holders and their addresses, by member index.
-    pub members: Vec<(NodeId, String)>,
+    /// The six present holders, by place.
+    pub members: Vec<Peer>,
+    /// Nodes that are to replace some of them.
+    pub joining: Vec<Peer>,
     /// Whether the group is new, so that an empty copy is a true copy. Otherwise the segment is
     /// rebuilt from its peers before it votes or serves.
     pub fresh: bool,
@@ -385,5 +403,17 @@ impl SegmentSpec {
     #[must_use]
     pub fn group(&self) -> GroupId {
         self.segment.group
+    }
+
+    /// All holders, present and joining.
+    pub fn holders(&self) -> impl Iterator<Item = &Peer> {
+        self.members.iter().chain(&self.joining)
+    }
+
+    /// The member set that gave this node its place; zero when it has none.
+    #[must_use]
+    pub fn since(&self, node: NodeId) -> MembershipEpoch {
+        let own = self.holders().find(|peer| peer.holder.node == node);
+        own.map_or(MembershipEpoch(0), |peer| peer.holder.since)
     }
 }

@@ -4,12 +4,13 @@
 //! number that is not known is refused by name. Evolution is by [`crate::PROTOCOL_VERSION`].
 
 use bytes::Bytes;
+use types::Holder;
 
 use crate::batch::{Batch, PartMeta};
 use crate::codec::{Reader, Wire, get_shared, put_shared, put_varint, wire_struct};
 use crate::error::WireError;
 use crate::message::{
-    Hello, Message, PageAnswer, Refusal, SegmentReport, SegmentSpec, Speaker, Welcome,
+    Hello, Message, PageAnswer, Peer, Refusal, SegmentReport, SegmentSpec, Speaker, Welcome,
 };
 
 /// Encodes an enum as numbered variants: struct-like, one-field and bare ones. Gives the number, the
@@ -74,7 +75,6 @@ wire_variants!(Refusal, "refusal",
         2 Cluster { ours, theirs },
         3 Fenced { asked, current },
         4 NotAdopted { epoch },
-        5 Membership { asked, current },
         8 Behind { scl, asked },
         9 Forgotten { horizon, asked },
     }
@@ -98,10 +98,12 @@ wire_tagged!(Refusal, PageAnswer, Speaker);
 
 wire_struct!(Hello, 2 + 16 + 1 + 1, { version, cluster, from, az });
 wire_struct!(Welcome, 2 + 16 + 1, { node, incarnation, az });
-wire_struct!(SegmentReport, 8 + 8 + 1 + 16 + 8 + 8 + 8 + 1, {
-    scl, sealed, history, vdl, low_water, watermark, membership, full,
+wire_struct!(SegmentReport, 8 + 8 + 1 + 16 + 8 + 8 + 8 + 8 + 1, {
+    scl, sealed, history, vdl, low_water, watermark, membership, since, full,
 });
-wire_struct!(SegmentSpec, 20 + 8 + 1 + 1, { segment, membership, members, fresh });
+wire_struct!(Holder, 1 + 8, { node, since });
+wire_struct!(Peer, 1 + 8 + 1, { holder, address });
+wire_struct!(SegmentSpec, 20 + 8 + 1 + 1 + 1, { segment, membership, members, joining, fresh });
 
 impl Wire for PartMeta {
     const BYTES_MIN: usize = 16 + 8 + 1;
@@ -120,7 +122,7 @@ impl Wire for PartMeta {
 
 wire_variants!(Message, "message kind",
     {
-        17 Ack { segment, epoch, scl },
+        17 Ack { segment, epoch, scl, since, full },
         18 Seal { segment, epoch },
         19 Report { segment, report },
         20 AskTail { segment, epoch, history, after },
@@ -136,6 +138,7 @@ wire_variants!(Message, "message kind",
         32 ReadVersions { segment, read_point, complete_to, keys },
         34 Scan { segment, read_point, complete_to, from, to, bytes_max },
         35 Entries { entries, next },
+        42 DropSegment { segment, membership },
     }
     { 16 Append, 29 Chunk, 31 Pages, 33 Versions, 36 CreateSegment, 39 Segments, 41 Refused, }
     { 38 ListSegments, 40 Done, }

@@ -322,6 +322,7 @@ mod tests {
             az: name[..1].parse().expect("a zone"),
             address: String::new(),
             incarnation: types::Incarnation::default(),
+            since: registry::first_members(),
         });
         VolumeInfo {
             cluster: ClusterId(1),
@@ -334,7 +335,12 @@ mod tests {
             limit_bytes: None,
             initialized: true,
             writer: None,
-            groups: vec![GroupInfo { id: 0, membership_epoch: 1, members: members.into() }],
+            groups: vec![GroupInfo {
+                id: 0,
+                membership_epoch: 1,
+                members: members.into(),
+                joining: Vec::new(),
+            }],
         }
     }
 
@@ -348,6 +354,7 @@ mod tests {
             low_water: Lsn(0),
             watermark: 0,
             membership: MembershipEpoch(1),
+            since: MembershipEpoch(1),
             full: true,
         }
     }

@@ -73,12 +73,14 @@ async fn register(
             az: n.az,
             address: n.address.clone(),
             incarnation: n.incarnation,
+            since: 1,
         });
         segments.push(SegmentPlace {
             volume: VOLUME,
             group: 0,
             membership_epoch: 1,
             members: members.collect(),
+            joining: Vec::new(),
             fresh: state.given.get(&node.name) == Some(&node.incarnation),
         });
     }

@@ -21,18 +21,30 @@ use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 
 use types::{
-    Epoch, EpochStart, GroupId, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Timeline,
-    VolumeId,
+    Epoch, EpochStart, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, SegmentId, Span,
+    Timeline, VolumeId,
 };
 use wire::{Message, PartMeta, Refusal, SegmentReport};
 
 use crate::rules::{Rules, Sound};
-use crate::writer::GroupSetup;
+use crate::writer::{GroupSetup, Held};
 use measure::Tail;
 use seats::{Asked, Group};
 
 /// A group to open: its number, its member set's generation, its members.
-pub type GroupMembers = (GroupId, MembershipEpoch, [NodeId; 6]);
+pub type GroupMembers = (GroupId, MembershipEpoch, Members);
+
+/// A group that too few members answer for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crippled {
+    /// The group.
+    pub group: GroupId,
+    /// The member set that was asked.
+    pub membership: MembershipEpoch,
+    /// Its present holders that are sealed and full: three of them know of everything durable, so the
+    /// other places may be given to new nodes (rule V16).
+    pub survivors: Vec<NodeId>,
+}
 
 /// Which timeline the new epoch writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,8 +173,8 @@ pub struct Opened {
     pub watermark: u64,
     /// Highest low-water mark found.
     pub low_water: Lsn,
-    /// SCLs of the members that follow the new history already.
-    pub reports: BTreeMap<(GroupId, NodeId), Lsn>,
+    /// What the members hold that follow the new history already.
+    pub reports: BTreeMap<(GroupId, NodeId), Held>,
 }
 
 impl Opened {
@@ -183,8 +195,9 @@ impl Opened {
     #[must_use]
     pub fn adopt_message(&self, group: GroupId) -> Option<Message> {
         let setup = self.tails.iter().find(|setup| setup.group == group)?;
-        let complete = |node: &NodeId| self.reports.get(&(group, *node)) >= Some(&setup.tail);
-        let peer = setup.members.iter().copied().find(complete)?;
+        let held = |node: &NodeId| self.reports.get(&(group, *node)).map(|held| held.scl);
+        let complete = |node: &NodeId| held(node) >= Some(setup.tail);
+        let peer = setup.members.present().into_iter().find(complete)?;
         Some(Message::Adopt {
             segment: SegmentId { volume: self.volume, group },
             history: self.history.clone(),
@@ -243,8 +256,8 @@ impl<R: Rules> Recovery<R> {
         groups: Vec<GroupMembers>,
         timelines: Timelines,
     ) -> Self {
-        let reachable =
-            groups.iter().flat_map(|(_, _, members)| members).map(|node| (*node, true)).collect();
+        let present = groups.iter().flat_map(|(_, _, members)| members.present());
+        let reachable = present.map(|node| (node, true)).collect();
         let group = |(group, membership, members)| (group, Group::new(membership, members));
         let mut recovery = Recovery {
             volume,
@@ -327,13 +340,15 @@ impl<R: Rules> Recovery<R> {
         }
         let decided = self.decision.is_some();
         let until = self.decision.as_ref().and_then(|decision| decision.until.get(&group)).copied();
-        let Some(seat) = self.groups.get_mut(&group).and_then(|known| known.seat_mut(node)) else {
+        let known = self.groups.get_mut(&group);
+        let Some(seat) = known.and_then(|known| known.seat_of::<R>(node, report.since)) else {
             return;
         };
         if decided {
             let follows = report.history.last_epoch() == self.epoch;
-            if follows && until.is_some_and(|(until, _)| report.scl >= until) {
-                seat.adopted = Some(report.scl.max(seat.adopted.unwrap_or_default()));
+            let further = seat.adopted.is_none_or(|held| held.scl <= report.scl);
+            if follows && further && until.is_some_and(|(until, _)| report.scl >= until) {
+                seat.adopted = Some(Held::from(&report));
             }
             return;
         }
@@ -523,6 +538,21 @@ impl<R: Rules> Recovery<R> {
             low_water: self.low_water,
             reports: reports.collect(),
         }));
+    }
+
+    /// The groups that cannot be written to for want of members, while it waits for enough to seal.
+    #[must_use]
+    pub fn crippled(&self) -> Vec<Crippled> {
+        if self.decision.is_some() {
+            return Vec::new();
+        }
+        let lacking = self.groups.iter().filter(|(_, state)| !state.may_decide());
+        let crippled = lacking.map(|(group, state)| Crippled {
+            group: *group,
+            membership: state.membership,
+            survivors: state.survivors(),
+        });
+        crippled.collect()
     }
 
     /// What the recovery waits for, for humans.

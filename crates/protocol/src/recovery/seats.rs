@@ -1,12 +1,14 @@
-//! What a recovery knows of each member of each group.
+//! What a recovery knows of each present holder of each group. Joining ones have no say.
 //!
 //! Invariant: before the decision a report counts only while its node has been reachable ever since.
 
 use quorum::{MemberSet, Rule};
-use types::{COPIES, Epoch, History, Lsn, MemberIndex, MembershipEpoch, NodeId};
+use types::{COPIES, Epoch, History, Holder, Lsn, MemberIndex, Members, MembershipEpoch, NodeId};
 use wire::SegmentReport;
 
 use super::measure::{Tail, added_begin};
+use crate::rules::Rules;
+use crate::writer::Held;
 
 /// The question a member owes an answer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -27,8 +29,8 @@ pub(super) struct Seat {
     /// Its account in answer to this epoch's seal.
     pub report: Option<SegmentReport>,
     pub tail: Option<Tail>,
-    /// It follows the new history and holds what it must: its SCL.
-    pub adopted: Option<Lsn>,
+    /// It follows the new history and holds what it must.
+    pub adopted: Option<Held>,
 }
 
 impl Seat {
@@ -52,21 +54,21 @@ impl Seat {
 
 pub(super) struct Group {
     pub membership: MembershipEpoch,
-    pub members: [NodeId; COPIES],
+    pub members: Members,
     seats: [Seat; COPIES],
 }
 
 impl Group {
-    pub(super) fn new(membership: MembershipEpoch, members: [NodeId; COPIES]) -> Group {
+    pub(super) fn new(membership: MembershipEpoch, members: Members) -> Group {
         Group { membership, members, seats: Default::default() }
     }
 
     pub(super) fn seats(&self) -> impl Iterator<Item = (NodeId, &Seat)> {
-        self.members.iter().copied().zip(&self.seats)
+        self.members.present().into_iter().zip(&self.seats)
     }
 
     pub(super) fn seats_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Seat)> {
-        self.members.iter().copied().zip(&mut self.seats)
+        self.members.present().into_iter().zip(&mut self.seats)
     }
 
     pub(super) fn seat_mut(&mut self, node: NodeId) -> Option<&mut Seat> {
@@ -79,6 +81,23 @@ impl Group {
 
     fn set(&self, of: impl Fn(&Seat) -> bool) -> MemberSet {
         MemberIndex::all().filter(|member| of(&self.seats[member.index()])).collect()
+    }
+
+    /// The seat of the copy that says so; none when it is a present holder's other copy, or nobody's.
+    pub(super) fn seat_of<R: Rules>(
+        &mut self,
+        node: NodeId,
+        since: MembershipEpoch,
+    ) -> Option<&mut Seat> {
+        let says = |holder: Holder| holder.since == since || !R::COPIES_ARE_NAMED;
+        let mut places = self.members.places().iter().map(|place| place.present);
+        let place = places.position(|holder| holder.node == node && says(holder))?;
+        self.seats.get_mut(place)
+    }
+
+    /// The present holders that are sealed and full.
+    pub(super) fn survivors(&self) -> Vec<NodeId> {
+        self.seats().filter(|(_, seat)| seat.votes()).map(|(node, _)| node).collect()
     }
 
     fn sealed(&self) -> MemberSet {

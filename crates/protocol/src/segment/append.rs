@@ -45,10 +45,6 @@ impl<R: Rules> Segment<R> {
         if R::CHECK_EPOCH {
             self.admit_epoch(header.epoch)?;
         }
-        if header.membership != self.accepted.membership {
-            let current = self.accepted.membership;
-            return Err(Refusal::Membership { asked: header.membership, current });
-        }
         check_links(batch).map_err(|what| Refusal::Malformed(format!("batch {header:?}: {what}")))
     }
 

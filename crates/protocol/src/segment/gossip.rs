@@ -1,7 +1,7 @@
 //! Peers: a segment fills its gaps from them, learns newer histories from them, and is rebuilt from
 //! them after a wipe. The writer may be absent.
 //!
-//! A wiped segment (rule V12) first hears three full peers, so that it knows every seal its lost
+//! A wiped segment, or one on a node that joins (rule V12), first hears three full peers, so that it knows every seal its lost
 //! self may have promised; until then it refuses everything. It then copies, and votes and serves
 //! again only when it holds what the epoch's writer had sent before it first spoke to the segment
 //! in its new life: more than its lost self can have acknowledged.
@@ -88,8 +88,10 @@ impl Gossip {
 }
 
 impl<R: Rules> Segment<R> {
+    /// The present holders but this one.
     fn peers(&self) -> impl Iterator<Item = NodeId> {
-        self.spec.members.iter().map(|(node, _)| *node).filter(|node| *node != self.me)
+        let nodes = self.spec.members.iter().map(|peer| peer.holder.node);
+        nodes.filter(|node| *node != self.me)
     }
 
     pub(super) fn on_tick(&mut self, out: &mut Vec<Output>) {
@@ -218,10 +220,13 @@ impl<R: Rules> Segment<R> {
             && check_links(batch).is_ok()
     }
 
-    /// Three full peers know of every seal this segment may have promised before it was wiped.
+    /// Three full peers know of every seal this segment may have promised before it was wiped, and the
+    /// holder before it whose place it takes. An older copy on such a node is nobody's (rule V16).
     fn hear_peer(&mut self, peer: NodeId, report: SegmentReport, out: &mut Vec<Output>) {
         let Some(rebuild) = &mut self.gossip.rebuild else { return };
-        if report.full {
+        let holder = types::Holder { node: peer, since: report.since };
+        let holds = self.spec.members.iter().any(|member| member.holder == holder);
+        if report.full && holds {
             rebuild.heard.insert(peer, report);
         }
         if rebuild.heard.len() < READ_QUORUM {

@@ -105,6 +105,8 @@ pub enum Input {
         /// The number of the last durable `Persist`.
         seq: u64,
     },
+    /// The group's members as the control plane has them now. This node's hold is the same one.
+    Members(SegmentSpec),
     /// A gossip turn.
     Tick,
     /// The segment's files were copied from a peer and are durable, and with them, in one step, the
@@ -195,7 +197,7 @@ pub struct SegmentState {
     pub sealed: Epoch,
     /// The history followed.
     pub history: History,
-    /// Member set in force.
+    /// Newest member set told.
     pub membership: MembershipEpoch,
     /// Highest durable point heard of. Never below what the store's files hold.
     pub vdl: Span,
@@ -377,6 +379,7 @@ impl<R: Rules> Segment<R> {
             low_water: self.accepted.low_water,
             watermark: self.accepted.watermark,
             membership: self.durable.membership,
+            since: self.spec.since(self.me),
             full: self.durable.full,
         }
     }
@@ -403,11 +406,23 @@ impl<R: Rules> Segment<R> {
             }
             Input::PeerRefused { peer, refusal } => self.on_peer_refused(peer, refusal, out),
             Input::Persisted { seq } => self.on_persisted(seq, out),
+            Input::Members(spec) => self.on_members(spec, out),
             Input::Tick => self.on_tick(out),
             Input::Hydrated { report, flushed } => self.on_hydrated(report, flushed, out),
             Input::NotHydrated { peer } => self.gossip.not_hydrated(peer),
         }
         self.progress(out);
+    }
+
+    fn on_members(&mut self, spec: SegmentSpec, out: &mut Vec<Output>) {
+        if spec.membership < self.accepted.membership {
+            return;
+        }
+        self.spec = spec;
+        if self.spec.membership > self.accepted.membership {
+            self.accepted.membership = self.spec.membership;
+            self.persist_state(out);
+        }
     }
 
     /// Issues a log entry.
@@ -466,7 +481,9 @@ impl<R: Rules> Segment<R> {
         let segment = self.id();
         match waiting {
             Waiting::Ack { to, epoch } => {
-                let message = Message::Ack { segment, epoch, scl: self.chain.scl() };
+                let (scl, full) = (self.chain.scl(), self.durable.full);
+                let since = self.spec.since(self.me);
+                let message = Message::Ack { segment, epoch, scl, since, full };
                 out.push(Output::Reply { to, message });
             }
             Waiting::Report { to, epoch } => {

@@ -1,4 +1,4 @@
-//! One group of a writer: its batches on their way to six members.
+//! One group of a writer: its batches on their way to the holders of its six places.
 //!
 //! Batches are numbered; each member has the number of the next one to send. So six sends share one
 //! encoding, and a member that is slow or gone costs a number, not a queue.
@@ -8,11 +8,13 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use quorum::Scls;
-use types::{COPIES, Epoch, GroupId, Lsn, NodeId, SegmentId, Span, VolumeId};
+use types::{
+    Epoch, GroupId, Holder, Lsn, Members, MembershipEpoch, NodeId, SegmentId, Span, VolumeId,
+};
 use wire::{Batch, BatchHeader, Part};
 
-use super::{BATCH_BYTES_TARGET, GroupSetup, KEPT_BYTES_MAX};
+use super::{BATCH_BYTES_TARGET, GroupSetup, Held, KEPT_BYTES_MAX};
+use crate::rules::Rules;
 
 /// What every batch says beside its parts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,9 +38,13 @@ struct Closed {
     bytes: Bytes,
 }
 
-/// One member, as the lane sees it.
-#[derive(Clone, Copy, Default)]
+/// One holder of a place, as the lane sees it.
 struct Member {
+    holder: Holder,
+    /// It says that it votes and serves.
+    full: bool,
+    /// What it is known to hold without a gap.
+    scl: Lsn,
     /// Number of the next batch to send.
     next: u64,
     /// Highest durable point told.
@@ -49,10 +55,18 @@ struct Member {
     refuses: bool,
 }
 
+impl Member {
+    /// A holder of which nothing is known.
+    fn new(holder: Holder) -> Member {
+        let (full, announce, refuses) = (false, false, false);
+        Member { holder, full, scl: Lsn::ZERO, next: 0, told: Lsn::ZERO, announce, refuses }
+    }
+}
+
 pub(super) struct Lane {
     setup: GroupSetup,
-    members: [Member; COPIES],
-    scls: Scls,
+    /// In the order of the member set's holders.
+    members: Vec<Member>,
     gcl: Lsn,
     /// Parts submitted and not in a batch yet, and about how long they are.
     open: Vec<Part>,
@@ -70,8 +84,7 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(setup: GroupSetup) -> Lane {
         Lane {
-            members: [Member::default(); COPIES],
-            scls: [Lsn::ZERO; COPIES],
+            members: setup.members.holders().map(|(_, holder)| Member::new(holder)).collect(),
             gcl: setup.tail,
             open: Vec::new(),
             open_bytes: 0,
@@ -88,8 +101,30 @@ impl Lane {
         &self.setup
     }
 
-    fn index(&self, node: NodeId) -> Option<usize> {
-        self.setup.members.iter().position(|member| *member == node)
+    /// Another member set is in force: holders that stay keep what is known of them, others are unknown.
+    /// The group's GCL when it has moved: without a holder that left, a place may have got further.
+    pub(super) fn set_members<R: Rules>(
+        &mut self,
+        membership: MembershipEpoch,
+        members: Members,
+    ) -> Option<Lsn> {
+        let mut known = std::mem::take(&mut self.members);
+        let mut take = |holder: Holder| {
+            let stays = known.iter().position(|member| member.holder == holder);
+            let joins = || Member { announce: true, ..Member::new(holder) };
+            stays.map_or_else(joins, |at| known.swap_remove(at))
+        };
+        self.members = members.holders().map(|(_, holder)| take(holder)).collect();
+        (self.setup.membership, self.setup.members) = (membership, members);
+        self.measure::<R>()
+    }
+
+    fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.holder.node == node)
+    }
+
+    fn member_mut(&mut self, node: NodeId) -> Option<&mut Member> {
+        self.members.iter_mut().find(|member| member.holder.node == node)
     }
 
     fn header(&self, stamp: &Stamp, last: Lsn) -> BatchHeader {
@@ -130,44 +165,49 @@ impl Lane {
     }
 
     pub(super) fn announce(&mut self, stamp: &Stamp) {
-        for (member, scl) in self.members.iter_mut().zip(&self.scls) {
-            member.announce |= member.told < stamp.vdl.end || *scl < self.base;
+        for member in &mut self.members {
+            let behind = member.told < stamp.vdl.end || member.scl < self.base;
+            // One that is being rebuilt has no other occasion to say that it is full.
+            member.announce |= behind || !member.full;
         }
     }
 
     /// Sends again what the node has not acknowledged, as far as it is kept.
     pub(super) fn start_over(&mut self, node: NodeId) {
-        if let Some(index) = self.index(node) {
-            let acknowledged = self.kept.partition_point(|batch| batch.last <= self.scls[index]);
-            self.members[index] = Member {
-                next: self.first + acknowledged as u64,
-                announce: true,
-                ..Member::default()
-            };
+        let Some(scl) = self.member(node).map(|member| member.scl) else { return };
+        let acknowledged = self.kept.partition_point(|batch| batch.last <= scl);
+        let next = self.first + acknowledged as u64;
+        if let Some(member) = self.member_mut(node) {
+            let full = member.full;
+            *member = Member { scl, full, next, announce: true, ..Member::new(member.holder) };
         }
     }
 
     pub(super) fn poll_send(&mut self, node: NodeId, stamp: &Stamp) -> Option<Bytes> {
-        let index = self.index(node).filter(|index| !self.members[*index].refuses)?;
-        // First of all a link carries an announcement: a wiped member learns from it what it lacks.
-        if self.members[index].announce && self.members[index].told == Lsn::ZERO {
-            return Some(self.announcement_to(index, stamp));
+        let first = self.first;
+        let member = self.members.iter_mut().find(|member| member.holder.node == node)?;
+        if member.refuses {
+            return None;
         }
-        let next = self.members[index].next.max(self.first);
-        if let Some(batch) = self.kept.get((next - self.first) as usize) {
+        // First of all a link carries an announcement: a wiped member learns from it what it lacks.
+        let next = member.next.max(first);
+        let first_of_all = member.announce && member.told == Lsn::ZERO;
+        let batch = self.kept.get((next - first) as usize).filter(|_| !first_of_all);
+        if let Some(batch) = batch {
             let bytes = batch.bytes.clone();
-            let member = &mut self.members[index];
             member.next = next + 1;
             member.told = member.told.max(batch.vdl);
             self.trim();
             return Some(bytes);
         }
-        self.members[index].announce.then(|| self.announcement_to(index, stamp))
+        if !std::mem::take(&mut member.announce) {
+            return None;
+        }
+        member.told = stamp.vdl.end;
+        Some(self.announcement(stamp))
     }
 
-    fn announcement_to(&mut self, index: usize, stamp: &Stamp) -> Bytes {
-        self.members[index].announce = false;
-        self.members[index].told = stamp.vdl.end;
+    fn announcement(&mut self, stamp: &Stamp) -> Bytes {
         if let Some((made, base, bytes)) = &self.announcement
             && made == stamp
             && *base == self.base
@@ -180,20 +220,28 @@ impl Lane {
         bytes
     }
 
-    /// Notes a member's SCL; the group's GCL when it has moved.
-    pub(super) fn on_ack(&mut self, node: NodeId, scl: Lsn, write_quorum: usize) -> Option<Lsn> {
-        let index = self.index(node)?;
-        if std::mem::take(&mut self.members[index].refuses) {
-            self.start_over(node);
-        }
+    /// Notes what a holder has; the group's GCL when it has moved. What another copy of the node's
+    /// had, before it left and came back, says nothing.
+    pub(super) fn on_ack<R: Rules>(&mut self, node: NodeId, held: Held) -> Option<Lsn> {
         // Nobody holds more than was submitted: what a member claims beyond is not ours to count.
         let submitted = self.open.last().map_or(self.base, |part| part.meta.span.end);
-        let scl = scl.min(submitted);
-        if scl <= self.scls[index] {
-            return None;
+        let scl = held.scl.min(submitted);
+        let says = |member: &&mut Member| !R::COPIES_ARE_NAMED || member.holder.since == held.since;
+        let member = self.member_mut(node).filter(says)?;
+        member.full = held.full;
+        if std::mem::take(&mut member.refuses) {
+            self.start_over(node);
         }
-        self.scls[index] = scl;
-        let gcl = quorum::reached_by(write_quorum, &self.scls);
+        let member = self.member_mut(node).filter(|member| member.scl < scl)?;
+        member.scl = scl;
+        self.measure::<R>()
+    }
+
+    /// The group's GCL from what its places hold (rule Q6), when it has moved.
+    fn measure<R: Rules>(&mut self) -> Option<Lsn> {
+        let scls = self.members.iter().map(|member| member.scl);
+        let places = quorum::by_place(&self.setup.members, scls);
+        let gcl = quorum::reached_by(R::WRITE_QUORUM, &places);
         if gcl <= self.gcl {
             return None;
         }
@@ -218,35 +266,43 @@ impl Lane {
 
     /// The member wants the history before it accepts batches.
     pub(super) fn set_refuses(&mut self, node: NodeId) {
-        if let Some(index) = self.index(node) {
-            self.members[index].refuses = true;
+        if let Some(member) = self.member_mut(node) {
+            member.refuses = true;
         }
     }
 
     /// The member was wiped: what it acknowledged is gone. (The GCL stands: it never falls.)
     pub(super) fn set_lost(&mut self, node: NodeId) {
-        if let Some(index) = self.index(node) {
-            self.members[index].refuses = true;
-            self.scls[index] = Lsn::ZERO;
+        if let Some(member) = self.member_mut(node) {
+            (member.refuses, member.full, member.scl) = (true, false, Lsn::ZERO);
         }
     }
 
     pub(super) fn is_adopted(&self, node: NodeId) -> bool {
-        self.index(node).is_none_or(|index| !self.members[index].refuses)
+        self.member(node).is_none_or(|member| !member.refuses)
     }
 
     pub(super) fn scl(&self, node: NodeId) -> Lsn {
-        self.index(node).map_or(Lsn::ZERO, |index| self.scls[index])
+        self.member(node).map_or(Lsn::ZERO, |member| member.scl)
     }
 
     pub(super) fn readers(&self, complete_to: Lsn) -> impl Iterator<Item = NodeId> {
-        let complete = move |(node, scl): (&NodeId, &Lsn)| (*scl >= complete_to).then_some(*node);
-        self.setup.members.iter().zip(&self.scls).filter_map(complete)
+        let complete = self.members.iter().filter(move |member| member.scl >= complete_to);
+        complete.map(|member| member.holder.node)
     }
 
     pub(super) fn most_complete(&self) -> NodeId {
-        let best = (0..COPIES).max_by_key(|index| self.scls[*index]).unwrap_or(0);
-        self.setup.members[best]
+        let best = self.members.iter().max_by_key(|member| (member.scl, member.full));
+        best.map_or(self.setup.members.present()[0], |member| member.holder.node)
+    }
+
+    /// Joining holders that could take over: full, and with everything that is quorate.
+    pub(super) fn filled(&self) -> impl Iterator<Item = NodeId> {
+        let joining = self.setup.members.places().iter().filter_map(|place| place.joining);
+        joining.filter_map(|holder| {
+            let member = self.member(holder.node)?;
+            (member.full && member.scl >= self.gcl).then_some(holder.node)
+        })
     }
 
     pub(super) fn invariants(&self, gcl: Lsn, last_part: Lsn) {

@@ -1,4 +1,4 @@
-//! The writer: records in, one batch a group out to six members, acknowledgements in, VDL out.
+//! The writer: records in, one batch a group out to the holders of its six places, acknowledgements in, VDL out.
 //!
 //! On the commit path. A batch is encoded once and shared by its six sends; an acknowledgement costs
 //! the sorting of six numbers and amortised constant time. Nothing scans what is outstanding.
@@ -16,8 +16,8 @@ use std::marker::PhantomData;
 
 use bytes::Bytes;
 use quorum::Ledger;
-use types::{Epoch, GroupId, History, Lsn, MembershipEpoch, NodeId, Span, VolumeId};
-use wire::{Change, Message, Part, PartMeta, Refusal};
+use types::{Epoch, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, Span, VolumeId};
+use wire::{Change, Message, Part, PartMeta, Refusal, SegmentReport};
 
 use crate::rules::{Rules, Sound};
 use lane::{Lane, Stamp};
@@ -35,9 +35,26 @@ pub struct GroupSetup {
     /// Its member set's generation.
     pub membership: MembershipEpoch,
     /// Its members.
-    pub members: [NodeId; 6],
+    pub members: Members,
     /// End of the group's last part at or below the durable point.
     pub tail: Lsn,
+}
+
+/// What a holder says that it has of its group, durably.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Everything up to here (SCL).
+    pub scl: Lsn,
+    /// Which copy says so ([`types::Holder::since`]).
+    pub since: MembershipEpoch,
+    /// Whether it votes and serves.
+    pub full: bool,
+}
+
+impl From<&SegmentReport> for Held {
+    fn from(report: &SegmentReport) -> Held {
+        Held { scl: report.scl, since: report.since, full: report.full }
+    }
 }
 
 /// One record of the engine's log, split by group.
@@ -121,10 +138,34 @@ impl<R: Rules> Writer<R> {
     /// When the group exists already.
     pub fn add_group(&mut self, setup: GroupSetup) {
         self.ledger.add_group(setup.group, setup.tail);
-        for node in setup.members {
-            self.links.entry(node).or_default().groups.push(setup.group);
+        for (_, holder) in setup.members.holders() {
+            self.links.entry(holder.node).or_default().groups.push(setup.group);
         }
         self.lanes.insert(setup.group, Lane::new(setup));
+    }
+
+    /// A group's member set has changed; an older one than is known, or another group's, changes
+    /// nothing. Returns whether the durable point moved.
+    pub fn set_members(
+        &mut self,
+        group: GroupId,
+        membership: MembershipEpoch,
+        members: Members,
+    ) -> bool {
+        let known = self.lanes.get_mut(&group).filter(|_| self.state == WriterState::Running);
+        let Some(lane) = known.filter(|lane| lane.setup().membership < membership) else {
+            return false;
+        };
+        for (_, holder) in lane.setup().members.holders() {
+            if let Some(link) = self.links.get_mut(&holder.node) {
+                link.groups.retain(|other| *other != group);
+            }
+        }
+        let gcl = lane.set_members::<R>(membership, members);
+        for (_, holder) in members.holders() {
+            self.links.entry(holder.node).or_default().groups.push(group);
+        }
+        gcl.is_some_and(|gcl| self.advance(group, gcl))
     }
 
     /// The epoch written.
@@ -198,9 +239,9 @@ impl<R: Rules> Writer<R> {
     }
 
     /// The node can be reached from now on: what is not durable and it has not acknowledged is sent
-    /// again, and what it holds is asked by an announcement.
+    /// again, and what it holds is asked by an announcement. It need not be in any group yet.
     pub fn link_up(&mut self, node: NodeId) {
-        let Some(link) = self.links.get_mut(&node) else { return };
+        let link = self.links.entry(node).or_default();
         link.up = true;
         for group in &link.groups {
             if let Some(lane) = self.lanes.get_mut(group) {
@@ -235,14 +276,18 @@ impl<R: Rules> Writer<R> {
         None
     }
 
-    /// A member reports (by `Ack`, or by `Report` after `Adopt`) how far it holds its group.
+    /// A member reports (by `Ack`, or by `Report` after `Adopt`) what it holds of its group.
     /// Returns whether the durable point moved.
-    pub fn on_ack(&mut self, node: NodeId, group: GroupId, epoch: Epoch, scl: Lsn) -> bool {
+    pub fn on_ack(&mut self, node: NodeId, group: GroupId, epoch: Epoch, held: Held) -> bool {
         if epoch != self.stamp.epoch || self.state != WriterState::Running {
             return false;
         }
         let Some(lane) = self.lanes.get_mut(&group) else { return false };
-        let Some(gcl) = lane.on_ack(node, scl, R::WRITE_QUORUM) else { return false };
+        let gcl = lane.on_ack::<R>(node, held);
+        gcl.is_some_and(|gcl| self.advance(group, gcl))
+    }
+
+    fn advance(&mut self, group: GroupId, gcl: Lsn) -> bool {
         let moved = self.ledger.advance(group, gcl);
         if moved {
             self.stamp.vdl = self.ledger.vdl();
@@ -334,6 +379,14 @@ impl<R: Rules> Writer<R> {
     /// Members known to hold the group up to `complete_to`.
     pub fn readers(&self, group: GroupId, complete_to: Lsn) -> impl Iterator<Item = NodeId> {
         self.lanes.get(&group).into_iter().flat_map(move |lane| lane.readers(complete_to))
+    }
+
+    /// Joining holders that have all of their group: whom the control plane may give the place to, in
+    /// this epoch and out of this member set (rule V16).
+    pub fn filled(&self) -> impl Iterator<Item = (GroupId, MembershipEpoch, NodeId)> {
+        self.lanes.iter().flat_map(|(group, lane)| {
+            lane.filled().map(|node| (*group, lane.setup().membership, node))
+        })
     }
 
     /// The groups and their members.

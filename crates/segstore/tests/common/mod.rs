@@ -10,10 +10,12 @@ use segstore::{
     Chain, Identity, LogEntry, Options, RestoredSegment, SegmentState, Store, StoreError,
 };
 use types::{
-    ClusterId, Engine, EngineError, Epoch, EpochStart, GroupId, History, Incarnation, Lsn,
+    ClusterId, Engine, EngineError, Epoch, EpochStart, GroupId, History, Holder, Incarnation, Lsn,
     MembershipEpoch, PageKey, SegmentId, Span, Timeline, VolumeId,
 };
-use wire::{Batch, BatchHeader, Change, PageAnswer, Part, PartMeta, SegmentReport, SegmentSpec};
+use wire::{
+    Batch, BatchHeader, Change, PageAnswer, Part, PartMeta, Peer, SegmentReport, SegmentSpec,
+};
 
 /// A page is a digest of everything applied to it, in order, then filler: any part lost, repeated
 /// or out of order shows.
@@ -91,9 +93,13 @@ pub fn small() -> Options {
 }
 
 pub fn spec(segment: SegmentId) -> SegmentSpec {
-    let node = |name: &str| (name.parse().expect("name"), format!("127.0.0.1:{}", name.len()));
-    let members = ["a1", "a2", "b1", "b2", "c1", "c2"].into_iter().map(node).collect();
-    SegmentSpec { segment, membership: MembershipEpoch(1), members, fresh: true }
+    let membership = MembershipEpoch::FIRST;
+    let peer = |name: &str| Peer {
+        holder: Holder { node: name.parse().expect("name"), since: membership },
+        address: format!("127.0.0.1:{}", name.len()),
+    };
+    let members = ["a1", "a2", "b1", "b2", "c1", "c2"].into_iter().map(peer).collect();
+    SegmentSpec { segment, membership, members, joining: Vec::new(), fresh: true }
 }
 
 pub fn first_state() -> SegmentState {
@@ -227,6 +233,7 @@ impl Model {
             low_water: state.low_water,
             watermark: self.next,
             membership: state.membership,
+            since: state.membership,
             full: true,
         }
     }

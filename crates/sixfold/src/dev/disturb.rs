@@ -19,7 +19,7 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(90);
 /// `sixfold dev kill NAME`.
 pub(crate) fn kill(layout: &Layout, name: &str, signal: SignalName) -> anyhow::Result<()> {
     let saved = layout.require()?;
-    let member = find(name)?;
+    let member = find(&saved, name)?;
     let look = || member.processes(layout, &saved);
     if look().is_empty() {
         bail!("{name} is not running; start it with `sixfold dev start {name}`");
@@ -62,7 +62,7 @@ fn terminate(
 /// `sixfold dev wipe NAME`.
 pub(crate) fn wipe(layout: &Layout, name: &str) -> anyhow::Result<()> {
     let saved = layout.require()?;
-    let member = find(name)?;
+    let member = find(&saved, name)?;
     if member.role == Role::Control {
         bail!(
             "{CONTROL}'s store is the only record of epochs and members, without it the volume \

@@ -16,13 +16,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Tuning;
+use crate::cli::{DevNodes, Tuning};
 use crate::privileges::{User, is_root};
 
 /// Layout of the directory; another one is refused by name.
 const FORMAT: u32 = 1;
 /// Names of the six nodes; the letter is the zone.
 pub(crate) const NODES: [&str; 6] = ["a1", "a2", "b1", "b2", "c1", "c2"];
+/// A third node in each zone, to move segments to.
+pub(crate) const SPARES: [&str; 3] = ["a3", "b3", "c3"];
 pub(crate) const CONTROL: &str = "control";
 pub(crate) const WRITER: &str = "writer";
 pub(crate) const DEFAULT_PORT: u16 = 5432;
@@ -58,6 +60,12 @@ pub(crate) struct Saved {
     #[serde(default)]
     pub cache_limit: Option<u64>,
     pub az_latency: u64,
+    /// Whether there is a third node in each zone.
+    #[serde(default)]
+    pub spares: bool,
+    /// Seconds of silence after which a node is taken for lost.
+    #[serde(default)]
+    pub replace_after: Option<u64>,
     pub settings: BTreeMap<String, String>,
     /// The cluster, once the control plane has been asked.
     #[serde(default)]
@@ -183,6 +191,7 @@ impl Saved {
         layout: &Layout,
         before: Option<Saved>,
         port: Option<u16>,
+        nodes: &DevNodes,
         given: &Tuning,
     ) -> anyhow::Result<Saved> {
         let mut saved = match before {
@@ -198,6 +207,8 @@ impl Saved {
                 cache_size: None,
                 cache_limit: None,
                 az_latency: 0,
+                spares: false,
+                replace_after: None,
                 settings: BTreeMap::new(),
                 cluster: None,
             },
@@ -213,6 +224,8 @@ impl Saved {
         }
         env!("CARGO_PKG_VERSION").clone_into(&mut saved.version);
         saved.port = port.unwrap_or(saved.port);
+        saved.spares |= nodes.spares;
+        saved.replace_after = nodes.replace_after.or(saved.replace_after);
         saved.cache_size = given.cache_size.or(saved.cache_size);
         saved.cache_limit = given.cache_limit.or(saved.cache_limit);
         saved.az_latency = given.az_latency.unwrap_or(saved.az_latency);
@@ -225,10 +238,10 @@ impl Saved {
         let mut held = Vec::new();
         let mut taken = BTreeSet::from([self.port, self.port.saturating_add(1)]);
         let mut next = PORTS.start + random()? % (PORTS.end - PORTS.start);
-        let names = NODES.iter().copied().chain([CONTROL]);
-        let listening = names.map(|name| (name, true));
-        let metrics = NODES.iter().copied().chain([WRITER]).map(|name| (name, false));
-        for (name, is_listening) in listening.chain(metrics) {
+        let names = self.nodes().chain([CONTROL]);
+        let listening: Vec<_> = names.map(|name| (name, true)).collect();
+        let metrics: Vec<_> = self.nodes().chain([WRITER]).map(|name| (name, false)).collect();
+        for (name, is_listening) in listening.into_iter().chain(metrics) {
             let known = if is_listening { &mut self.addresses } else { &mut self.http };
             if let Some(listener) = known.get(name).and_then(|old| TcpListener::bind(old).ok()) {
                 held.push(listener);
@@ -240,6 +253,12 @@ impl Saved {
             held.push(listener);
         }
         Ok(())
+    }
+
+    /// Its storage nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let spares = if self.spares { &SPARES[..] } else { &[] };
+        NODES.iter().chain(spares).copied()
     }
 
     /// The control plane's address.
@@ -298,7 +317,7 @@ fn instances_dir(layout: &Layout) -> anyhow::Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn layout() -> (tempfile::TempDir, Layout) {
@@ -308,17 +327,24 @@ mod tests {
     }
 
     fn fresh(layout: &Layout) -> Saved {
+        Saved { instances: layout.dir.join("instances"), ..saved() }
+    }
+
+    /// A cluster that never ran.
+    pub(crate) fn saved() -> Saved {
         Saved {
             format: FORMAT,
             version: "0".to_owned(),
             port: 6000,
             addresses: BTreeMap::new(),
             http: BTreeMap::new(),
-            instances: layout.dir.join("instances"),
+            instances: PathBuf::from("instances"),
             group_size: Some(8 << 20),
             cache_size: None,
             cache_limit: None,
             az_latency: 0,
+            spares: false,
+            replace_after: None,
             settings: BTreeMap::new(),
             cluster: None,
         }
@@ -341,10 +367,12 @@ mod tests {
     fn options_given_win_and_the_others_stay_but_the_group_size_is_fixed() {
         let (_dir, layout) = layout();
         let given = Tuning { az_latency: Some(3), ..Tuning::default() };
-        let merged = Saved::merge(&layout, Some(fresh(&layout)), None, &given).expect("fine");
+        let nodes = DevNodes::default();
+        let merge = |given| Saved::merge(&layout, Some(fresh(&layout)), None, &nodes, given);
+        let merged = merge(&given).expect("fine");
         assert_eq!((merged.port, merged.az_latency, merged.group_size), (6000, 3, Some(8 << 20)));
         let given = Tuning { group_size: Some(1 << 30), ..Tuning::default() };
-        assert!(Saved::merge(&layout, Some(fresh(&layout)), None, &given).is_err());
+        assert!(merge(&given).is_err());
     }
 
     #[test]

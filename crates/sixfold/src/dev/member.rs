@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
 
-use super::layout::{CONTROL, Layout, NODES, Saved, WRITER};
+use super::layout::{CONTROL, Layout, Saved, WRITER};
 use crate::processes::{INSTANCE_PROGRAMS, Process, working_in};
 
 /// What a member does.
@@ -37,8 +37,8 @@ pub(crate) struct Member {
 }
 
 /// All of them, in the order they are started.
-pub(crate) fn all() -> impl Iterator<Item = Member> {
-    let nodes = NODES.iter().map(|name| Member { name, role: Role::Node });
+pub(crate) fn all(saved: &Saved) -> impl Iterator<Item = Member> + use<> {
+    let nodes = saved.nodes().map(|name| Member { name, role: Role::Node });
     [Member { name: CONTROL, role: Role::Control }]
         .into_iter()
         .chain(nodes)
@@ -46,11 +46,11 @@ pub(crate) fn all() -> impl Iterator<Item = Member> {
 }
 
 /// The member of this name.
-pub(crate) fn find(name: &str) -> anyhow::Result<Member> {
-    match all().find(|member| member.name == name) {
+pub(crate) fn find(saved: &Saved, name: &str) -> anyhow::Result<Member> {
+    match all(saved).find(|member| member.name == name) {
         Some(member) => Ok(member),
         None => {
-            let names: Vec<_> = all().map(|member| member.name).collect();
+            let names: Vec<_> = all(saved).map(|member| member.name).collect();
             bail!("there is no `{name}` in this cluster; it has {}", names.join(" "))
         }
     }
@@ -131,7 +131,12 @@ impl Member {
             arguments.push(format!("--{name}={value}"));
         };
         match self.role {
-            Role::Control => flag("listen", saved.control()),
+            Role::Control => {
+                flag("listen", saved.control());
+                if let Some(seconds) = saved.replace_after {
+                    flag("replace-after", &seconds.to_string());
+                }
+            }
             Role::Node => {
                 flag("name", self.name);
                 flag("listen", saved.address(self.name));
@@ -181,10 +186,14 @@ mod tests {
 
     #[test]
     fn the_cluster_is_control_six_nodes_in_three_zones_and_a_writer() {
-        let names: Vec<_> = all().map(|member| member.name).collect();
+        let mut saved = super::super::layout::tests::saved();
+        let names: Vec<_> = all(&saved).map(|member| member.name).collect();
         assert_eq!(names, ["control", "a1", "a2", "b1", "b2", "c1", "c2", "writer"]);
-        assert_eq!(find("b2").expect("there").az(), Some("b"));
-        let error = find("nobody").expect_err("absent").to_string();
+        assert_eq!(find(&saved, "b2").expect("there").az(), Some("b"));
+        assert!(find(&saved, "b3").is_err());
+        saved.spares = true;
+        assert_eq!(find(&saved, "b3").expect("there").az(), Some("b"));
+        let error = find(&saved, "nobody").expect_err("absent").to_string();
         assert!(error.contains("nobody") && error.contains("a1 a2"), "{error}");
     }
 }

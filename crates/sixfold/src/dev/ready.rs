@@ -85,12 +85,13 @@ pub(crate) fn control(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
     Ok(up)
 }
 
-/// Waits until all six nodes have registered with this run's control plane.
+/// Waits until all its nodes have registered with this run's control plane.
 pub(crate) fn nodes(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
     let client = Client::new(supervisor.saved.control());
-    wait_for(supervisor, "six storage nodes", &NODES, 0, || {
+    let names: Vec<&str> = supervisor.saved.nodes().collect();
+    wait_for(supervisor, "the storage nodes", &names, 0, || {
         let Ok(topology) = client.topology() else { return Ok(false) };
-        Ok(topology.nodes.iter().filter(|node| node.seen_ms_ago.is_some()).count() >= NODES.len())
+        Ok(topology.nodes.iter().filter(|node| node.seen_ms_ago.is_some()).count() >= names.len())
     })
 }
 

@@ -73,8 +73,7 @@ pub(crate) fn serve(
 
 /// `sixfold dev start NAME`.
 pub(crate) fn start(layout: &Layout, name: &str) -> anyhow::Result<()> {
-    layout.require()?;
-    find(name)?;
+    find(&layout.require()?, name)?;
     let not_up = || {
         let dir = layout.dir.display();
         format!("no `sixfold dev up` is running on {dir}; run `sixfold dev up --dir {dir}` first")

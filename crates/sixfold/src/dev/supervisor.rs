@@ -67,7 +67,7 @@ impl Supervisor {
         }
         while let Ok((stream, _)) = self.socket.accept() {
             let served = request::serve(&stream, |wish| {
-                let member = member::find(&wish.start)?;
+                let member = member::find(&self.saved, &wish.start)?;
                 self.start(member)
             });
             if let Err(error) = served {
@@ -95,7 +95,7 @@ impl Supervisor {
         say("stopping");
         let asked = signals::requests();
         let (instances, others): (Vec<_>, Vec<_>) =
-            member::all().partition(|member| member.role == Role::Compute);
+            member::all(&self.saved).partition(|member| member.role == Role::Compute);
         let (control, nodes): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|member| member.role == Role::Control);
         self.stop_all(&instances, INSTANCE_STOPS_WITHIN, asked);

@@ -33,7 +33,7 @@ pub(crate) fn run(args: &UpArgs) -> anyhow::Result<()> {
     postgres::programs(std::env::var_os("SIXFOLD_PG_BIN").as_deref().map(Path::new))?;
     postgres::shim(std::env::var_os("SIXFOLD_SHIM").as_deref().map(Path::new))?;
     let lock = lock(&layout)?;
-    let saved = Saved::merge(&layout, before, args.port, &args.tuning)?;
+    let saved = Saved::merge(&layout, before, args.port, &args.nodes, &args.tuning)?;
     end_strays(&layout, &saved)?;
     check_port(saved.port)?;
     room::check(&layout, &saved)?;
@@ -70,7 +70,7 @@ fn lock(layout: &Layout) -> anyhow::Result<File> {
 
 /// Ends what a killed `dev up` may have left behind. The lock is held: nobody else uses it.
 fn end_strays(layout: &Layout, saved: &Saved) -> anyhow::Result<()> {
-    let look = || member::all().flat_map(|member| member.processes(layout, saved)).collect();
+    let look = || member::all(saved).flat_map(|member| member.processes(layout, saved)).collect();
     let count = signal_all(Signal::KILL, look)?;
     if count > 0 {
         say(&format!("ended {count} processes left behind by an earlier run"));
@@ -118,7 +118,7 @@ fn bring_up(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
     if !ready::nodes(supervisor)? {
         return Ok(false);
     }
-    say("six storage nodes are up, opening the volume");
+    say("the storage nodes are up, opening the volume");
     start(supervisor, Role::Compute)?;
     if !ready::write(supervisor)? {
         return Ok(false);
@@ -131,7 +131,7 @@ fn bring_up(supervisor: &mut Supervisor) -> anyhow::Result<bool> {
 }
 
 fn start(supervisor: &mut Supervisor, role: Role) -> anyhow::Result<()> {
-    for member in member::all().filter(|member| member.role == role) {
+    for member in member::all(&supervisor.saved).filter(|member| member.role == role) {
         supervisor.start(member)?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use types::{ClusterId, Lsn, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentReport, Speaker};
 
 use super::report::{Group, GroupMember, Instance, ProcessLine, Report, Volume};
-use crate::dev::layout::{Layout, NODES, Saved, WRITER};
+use crate::dev::layout::{Layout, Saved, WRITER};
 use crate::dev::member::{self, Role};
 use crate::processes::Process;
 
@@ -62,21 +62,21 @@ fn heard(seen_ms_ago: Option<u64>) -> String {
 
 /// Status of a development cluster: this machine's processes are looked at, too.
 pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Report {
-    let control_runs = member::find(crate::dev::layout::CONTROL)
+    let control_runs = member::find(saved, crate::dev::layout::CONTROL)
         .ok()
         .and_then(|control| control.process(layout))
         .is_some_and(|process| !process.is_stopped());
     let status = control_runs.then(|| Client::new(saved.control()).status().ok()).flatten();
     let known = saved.cluster.as_ref().and_then(|text| text.parse().ok());
     let cluster = status.as_ref().map(|status| status.cluster).or(known);
-    let running = NODES.iter().filter(|name| {
-        let process = member::find(name).ok().and_then(|node| node.process(layout));
+    let running = saved.nodes().filter(|name| {
+        let process = member::find(saved, name).ok().and_then(|node| node.process(layout));
         process.is_some_and(|process| !process.is_stopped())
     });
-    let addresses = running.map(|name| ((*name).to_owned(), saved.address(name).to_owned()));
+    let addresses = running.map(|name| (name.to_owned(), saved.address(name).to_owned()));
     let answers =
         cluster.map(|cluster| ask_nodes(cluster, addresses.collect())).unwrap_or_default();
-    let processes = member::all().map(|member| {
+    let processes = member::all(saved).map(|member| {
         let process = member.process(layout);
         ProcessLine {
             role: member.role.as_str().to_owned(),
@@ -104,7 +104,7 @@ fn local_instances(
 ) -> Vec<Instance> {
     let told = status.map(|status| status.instances.as_slice()).unwrap_or_default();
     let mut lines = Vec::new();
-    for own in member::all().filter(|member| member.role == Role::Compute) {
+    for own in member::all(saved).filter(|member| member.role == Role::Compute) {
         let heard = told.iter().find(|told| told.heartbeat.name == own.name);
         let mut line = heard.map(instance_line).unwrap_or_else(|| Instance {
             name: own.name.to_owned(),
@@ -221,6 +221,7 @@ fn groups_of(info: &VolumeInfo, answers: &Answers) -> Vec<Group> {
         id: group.id,
         membership_epoch: group.membership_epoch,
         members: group.members.iter().map(|m| member(group.id, m.node)).collect(),
+        joining: group.joining.iter().map(|j| member(group.id, j.member.node)).collect(),
     });
     groups.collect()
 }

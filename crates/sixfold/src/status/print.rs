@@ -32,6 +32,10 @@ pub(crate) fn text(report: &Report) -> String {
         rows.extend(group.members.iter().map(|m| {
             row([&group.id.to_string(), &m.node, m.scl.as_deref().unwrap_or("-"), &m.state])
         }));
+        rows.extend(group.joining.iter().map(|m| {
+            let state = format!("joining, {}", m.state);
+            row([&group.id.to_string(), &m.node, m.scl.as_deref().unwrap_or("-"), &state])
+        }));
     }
     table(&mut out, &rows);
     let mut rows = vec![row(["instance", "role", "endpoint", "postgres", "daemon", "state"])];
@@ -86,7 +90,7 @@ mod tests {
         for (pointer, fields) in [
             ("/volume", "epoch timeline vcl vdl low_water_mark"),
             ("/processes/0", "role name az pid address state"),
-            ("/groups/0", "id membership_epoch members"),
+            ("/groups/0", "id membership_epoch members joining"),
             ("/groups/0/members/0", "node scl state"),
             ("/instances/0", "name role endpoint pid daemon_pid data_dir replay_lsn lag_ms"),
         ] {

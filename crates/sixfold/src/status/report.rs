@@ -42,6 +42,8 @@ pub(crate) struct Group {
     pub id: u32,
     pub membership_epoch: u64,
     pub members: Vec<GroupMember>,
+    /// Nodes that fill a copy, to take over a place.
+    pub joining: Vec<GroupMember>,
 }
 
 /// One of its six: `healthy`, `hydrating` (being rebuilt), `missing` (the node does not hold it),

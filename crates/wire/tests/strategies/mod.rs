@@ -112,16 +112,18 @@ fn history() -> impl Strategy<Value = History> {
 }
 
 fn report() -> impl Strategy<Value = SegmentReport> {
-    let marks = (lsn(), any::<u64>(), span(), lsn(), any::<u64>(), any::<u64>());
-    (marks, history(), any::<bool>()).prop_map(|(marks, history, full)| {
-        let (scl, sealed, vdl, low_water, watermark, membership) = marks;
-        let (sealed, membership) = (Epoch(sealed), MembershipEpoch(membership));
-        SegmentReport { scl, sealed, history, vdl, low_water, watermark, membership, full }
+    let marks = (lsn(), any::<u64>(), span(), lsn(), any::<u64>());
+    let members = (any::<u64>(), any::<u64>());
+    (marks, members, history(), any::<bool>()).prop_map(|(marks, members, history, full)| {
+        let (scl, sealed, vdl, low_water, watermark) = marks;
+        let (membership, since) = (MembershipEpoch(members.0), MembershipEpoch(members.1));
+        let sealed = Epoch(sealed);
+        SegmentReport { scl, sealed, history, vdl, low_water, watermark, membership, since, full }
     })
 }
 
 pub fn refusal() -> impl Strategy<Value = Refusal> {
-    let (e, m) = (any::<u64>(), any::<u64>());
+    let e = any::<u64>();
     prop_oneof![
         (any::<u16>(), any::<u16>()).prop_map(|(ours, theirs)| Refusal::Version { ours, theirs }),
         (any::<u128>(), any::<u128>()).prop_map(|(ours, theirs)| Refusal::Cluster {
@@ -133,10 +135,6 @@ pub fn refusal() -> impl Strategy<Value = Refusal> {
             current: Epoch(current)
         }),
         e.prop_map(|epoch| Refusal::NotAdopted { epoch: Epoch(epoch) }),
-        (m, m).prop_map(|(asked, current)| Refusal::Membership {
-            asked: MembershipEpoch(asked),
-            current: MembershipEpoch(current)
-        }),
         segment().prop_map(Refusal::NoSegment),
         segment().prop_map(Refusal::Hydrating),
         (lsn(), lsn()).prop_map(|(scl, asked)| Refusal::Behind { scl, asked }),
@@ -160,11 +158,12 @@ fn log_message() -> impl Strategy<Value = Message> {
     let epoch = || any::<u64>().prop_map(Epoch);
     prop_oneof![
         batch().prop_map(Message::Append),
-        (segment(), epoch(), lsn()).prop_map(|(segment, epoch, scl)| Message::Ack {
-            segment,
-            epoch,
-            scl
-        }),
+        (segment(), epoch(), lsn(), any::<u64>(), any::<bool>()).prop_map(
+            |(segment, epoch, scl, since, full)| {
+                let since = MembershipEpoch(since);
+                Message::Ack { segment, epoch, scl, since, full }
+            }
+        ),
         (segment(), epoch()).prop_map(|(segment, epoch)| Message::Seal { segment, epoch }),
         (segment(), report()).prop_map(|(segment, report)| Message::Report { segment, report }),
         (segment(), epoch(), history(), lsn()).prop_map(|(segment, epoch, history, after)| {
@@ -248,16 +247,23 @@ fn page_message() -> impl Strategy<Value = Message> {
 }
 
 fn admin_message() -> impl Strategy<Value = Message> {
-    let members = vec((node(), "[a-z0-9.:]{0,30}"), 0..7);
+    let peer = || {
+        (node(), any::<u64>(), "[a-z0-9.:]{0,30}").prop_map(|(node, since, address)| Peer {
+            holder: Holder { node, since: MembershipEpoch(since) },
+            address,
+        })
+    };
+    let members = || vec(peer(), 0..7);
+    let spec = (segment(), any::<u64>(), members(), members(), any::<bool>());
     prop_oneof![
-        (segment(), any::<u64>(), members, any::<bool>()).prop_map(
-            |(segment, membership, members, fresh)| Message::CreateSegment(SegmentSpec {
-                segment,
-                membership: MembershipEpoch(membership),
-                members,
-                fresh
-            })
-        ),
+        spec.prop_map(|(segment, membership, members, joining, fresh)| {
+            let membership = MembershipEpoch(membership);
+            let spec = SegmentSpec { segment, membership, members, joining, fresh };
+            Message::CreateSegment(spec)
+        }),
+        (segment(), any::<u64>()).prop_map(|(segment, membership)| {
+            Message::DropSegment { segment, membership: MembershipEpoch(membership) }
+        }),
         Just(Message::ListSegments),
         vec((segment(), report()), 0..4).prop_map(Message::Segments),
         Just(Message::Done),

@@ -1,0 +1,255 @@
+//! Members replaced: whose place goes to whom, and when. Pure (rules C10 to C13).
+//!
+//! ```text
+//!   begin     the place gets a joining holder        a node is lost, drained, or silent too long
+//!   give up   it loses it again                      the node is back, or the joining one is lost
+//!   finish    the joining holder gets the place      the current writer says that it is whole
+//!   rescue    it, or a new node, gets it at once      an opening finds three whole members, not four
+//! ```
+//!
+//! Every step raises the group's membership epoch, and is decided on the record as it is now: what a
+//! writer or a recovery says of an older one counts for nothing.
+
+use registry::{CrippledGroup, Duty, Filled, Problem, ProblemCode, Rescue};
+use types::{NodeId, READ_QUORUM, VolumeId};
+
+use crate::decide::{check_epoch, find, problem};
+use crate::state::{
+    Change, FormerRecord, GroupRecord, JoiningRecord, MemberRecord, NodeRecord, State, VolumeRecord,
+};
+
+/// What the control plane hears of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It was heard lately.
+    Alive,
+    /// It was not, for a while.
+    Silent,
+    /// It has been silent for so long that its segments are rebuilt elsewhere.
+    Lost,
+}
+
+/// What has to change in who holds what, as nodes are and are meant to be.
+pub(crate) fn plan(state: &State, health: &dyn Fn(NodeId) -> Health) -> Vec<Change> {
+    // Loads change with every place given away: each group is planned on what was planned before.
+    let mut planned = state.clone();
+    let mut changes = Vec::new();
+    for (id, known) in &state.volumes {
+        for (index, group) in known.groups.iter().enumerate() {
+            let mut group = group.clone();
+            tend(&planned, &mut group, health);
+            if let Some(volume) = planned.volumes.get_mut(id) {
+                volume.groups[index] = group;
+            }
+        }
+        let after = planned.volumes.get(id).filter(|volume| *volume != known);
+        changes.extend(after.cloned().map(Change::Volume));
+    }
+    changes
+}
+
+/// One group's places.
+fn tend(state: &State, group: &mut GroupRecord, health: &dyn Fn(NodeId) -> Health) {
+    let lost = |node| duty(state, node) != Duty::Serving || health(node) == Health::Lost;
+    let back = |node| duty(state, node) == Duty::Serving && health(node) == Health::Alive;
+    for place in 0..group.members.len() {
+        let present = group.members[place].node;
+        match group.joining.iter().find(|joining| joining.place == place) {
+            Some(joining) if lost(joining.member.node) || back(present) => give_up(group, place),
+            Some(_) => {}
+            None if lost(present) => {
+                if let Some(node) = replacement(state, group, present, health) {
+                    begin(group, place, node);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn duty(state: &State, node: NodeId) -> Duty {
+    state.nodes.get(&node).map_or(Duty::Lost, |record| record.duty)
+}
+
+/// The least loaded living node of the same zone that has nothing to do with the group.
+fn replacement<'a>(
+    state: &'a State,
+    group: &GroupRecord,
+    present: NodeId,
+    health: &dyn Fn(NodeId) -> Health,
+) -> Option<&'a NodeRecord> {
+    let az = state.nodes.get(&present)?.az;
+    let free = |node: &&NodeRecord| {
+        let strange = group.holder(node.name).is_none()
+            && group.former.iter().all(|former| former.node != node.name);
+        let able = node.duty == Duty::Serving && health(node.name) == Health::Alive;
+        node.az == az && strange && able
+    };
+    let free = state.nodes.values().filter(free);
+    free.min_by_key(|node| (state.segments_on(node.name), node.name))
+}
+
+fn begin(group: &mut GroupRecord, place: usize, node: &NodeRecord) {
+    group.membership_epoch += 1;
+    let member = MemberRecord::new(node, group.membership_epoch);
+    group.joining.push(JoiningRecord { place, member });
+}
+
+fn give_up(group: &mut GroupRecord, place: usize) {
+    group.membership_epoch += 1;
+    let by = group.membership_epoch;
+    for gone in group.joining.extract_if(.., |joining| joining.place == place) {
+        group.former.push(FormerRecord { node: gone.member.node, by });
+    }
+}
+
+/// The joining holder of a place gets it.
+fn take_over(group: &mut GroupRecord, place: usize) {
+    let Some(at) = group.joining.iter().position(|joining| joining.place == place) else { return };
+    group.membership_epoch += 1;
+    let by = group.membership_epoch;
+    let member = group.joining.swap_remove(at).member;
+    let gone = std::mem::replace(&mut group.members[place], member);
+    group.former.push(FormerRecord { node: gone.node, by });
+}
+
+/// A writer says which joining holders are whole: they get their places, if it is the current writer and
+/// counts by the member set in force (compare-and-set).
+pub(crate) fn finish(
+    state: &State,
+    id: VolumeId,
+    epoch: u64,
+    filled: &[Filled],
+) -> Result<Option<Change>, Problem> {
+    let known = find(state, id)?;
+    let mut volume = known.clone();
+    if epoch != volume.epoch {
+        return Ok(None);
+    }
+    for one in filled {
+        let Some(group) = volume.groups.iter_mut().find(|group| group.id == one.group) else {
+            continue;
+        };
+        if group.membership_epoch != one.membership_epoch {
+            continue;
+        }
+        let joining = group.joining.iter().find(|joining| joining.member.node == one.node);
+        if let Some(place) = joining.map(|joining| joining.place) {
+            take_over(group, place);
+        }
+    }
+    Ok((volume != *known).then_some(Change::Volume(volume)))
+}
+
+/// An opening lacks a write quorum, and names the members that know of everything durable: where there are
+/// three of them, the places of silent others go to new nodes at once. Returns how many did.
+pub(crate) fn rescue(
+    state: &State,
+    id: VolumeId,
+    wish: &Rescue,
+    health: &dyn Fn(NodeId) -> Health,
+) -> Result<(Option<Change>, usize), Problem> {
+    let known = find(state, id)?;
+    check_epoch(known, wish.epoch)?;
+    let mut volume = known.clone();
+    let mut places = 0;
+    for crippled in &wish.groups {
+        let survivors = survivors(crippled)?;
+        if let Some(group) = volume.groups.iter_mut().find(|group| group.id == crippled.group)
+            && group.membership_epoch == crippled.membership_epoch
+        {
+            places += replace_silent(state, group, &survivors, health);
+        }
+    }
+    Ok(((places > 0).then_some(Change::Volume(volume)), places))
+}
+
+fn survivors(crippled: &CrippledGroup) -> Result<Vec<NodeId>, Problem> {
+    let names = crippled.survivors.iter().map(|name| name.parse::<NodeId>());
+    let names: Result<Vec<NodeId>, _> = names.collect();
+    names.map_err(|error| problem(ProblemCode::Invalid, error.to_string()))
+}
+
+fn replace_silent(
+    state: &State,
+    group: &mut GroupRecord,
+    survivors: &[NodeId],
+    health: &dyn Fn(NodeId) -> Health,
+) -> usize {
+    let present = |node: &&NodeId| group.members.iter().any(|member| member.node == **node);
+    if survivors.iter().filter(present).count() < READ_QUORUM {
+        return 0;
+    }
+    let mut places = 0;
+    for place in 0..group.members.len() {
+        let node = group.members[place].node;
+        let gone = health(node) == Health::Lost || duty(state, node) == Duty::Lost;
+        if survivors.contains(&node) || !gone {
+            continue;
+        }
+        if group.joining.iter().all(|joining| joining.place != place) {
+            let Some(new) = replacement(state, group, node, health) else { continue };
+            begin(group, place, new);
+        }
+        take_over(group, place);
+        places += 1;
+    }
+    places
+}
+
+/// A node's duty, when its zone can do without it.
+pub(crate) fn set_duty(
+    state: &State,
+    name: NodeId,
+    duty: Duty,
+    health: &dyn Fn(NodeId) -> Health,
+) -> Result<Option<Change>, Problem> {
+    let Some(known) = state.nodes.get(&name) else {
+        let message = format!("this cluster has no node {name}; `sixfold node list` names them");
+        return Err(problem(ProblemCode::NotFound, message));
+    };
+    if known.duty == duty {
+        return Ok(None);
+    }
+    if duty != Duty::Serving {
+        let groups = state.volumes.values().flat_map(|volume| &volume.groups);
+        for group in groups.filter(|group| group.members.iter().any(|of| of.node == name)) {
+            if replacement(state, group, name, health).is_none() {
+                let message = format!(
+                    "zone {} has no other living node that could take {name}'s segments; start one \
+                     there with `sixfold node`, then ask again",
+                    known.az
+                );
+                return Err(problem(ProblemCode::TooFewNodes, message));
+            }
+        }
+    }
+    Ok(Some(Change::Node(NodeRecord { duty, ..known.clone() })))
+}
+
+/// Orders to forget: (volume, group, node, by which member set).
+pub(crate) fn forgets(state: &State) -> Vec<(VolumeId, u32, FormerRecord)> {
+    let groups = state
+        .volumes
+        .values()
+        .flat_map(|volume| volume.groups.iter().map(|group| (volume.id, group)));
+    let former = groups.flat_map(|(volume, group)| {
+        group.former.iter().map(move |former| (volume, group.id, former.clone()))
+    });
+    former.collect()
+}
+
+/// A node has forgotten its copy.
+pub(crate) fn forgotten(
+    state: &State,
+    id: VolumeId,
+    group: u32,
+    former: &FormerRecord,
+) -> Option<Change> {
+    let mut volume: VolumeRecord = state.volumes.get(&id)?.clone();
+    volume.group_mut(group)?.former.retain(|other| other != former);
+    Some(Change::Volume(volume))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Decisions as tables: nodes a1 to a3, b1 to b3, c1, c2; one group on two of each zone.
+
+use types::{ClusterId, Incarnation};
+
+use super::*;
+use crate::decide;
+
+const VOLUME: VolumeId = VolumeId(7);
+
+fn name(text: &str) -> NodeId {
+    text.parse().expect("valid")
+}
+
+fn node(text: &str) -> NodeRecord {
+    NodeRecord {
+        name: name(text),
+        az: text[..1].parse().expect("valid"),
+        address: format!("{text}:1"),
+        http: None,
+        incarnation: Incarnation(1),
+        pid: 1,
+        duty: Duty::Serving,
+    }
+}
+
+fn group(id: u32) -> GroupRecord {
+    let members =
+        ["a1", "a2", "b1", "b2", "c1", "c2"].map(|text| MemberRecord::new(&node(text), 1));
+    let (joining, former) = (Vec::new(), Vec::new());
+    GroupRecord { id, membership_epoch: 1, members: members.into(), joining, former }
+}
+
+fn state() -> State {
+    let nodes =
+        ["a1", "a2", "a3", "b1", "b2", "b3", "c1", "c2"].map(|text| (name(text), node(text)));
+    let volume = VolumeRecord {
+        id: VOLUME,
+        name: "main".to_owned(),
+        epoch: 5,
+        timeline: 1,
+        geometry_epoch: 1,
+        group_bytes: 8 << 20,
+        limit_bytes: None,
+        initialized: true,
+        writer: None,
+        groups: vec![group(0)],
+        pending: None,
+    };
+    let volumes = [(VOLUME, volume)].into();
+    State { cluster: ClusterId(1), nodes: nodes.into(), volumes, ..State::default() }
+}
+
+/// All alive but these.
+fn but(health: Health, nodes: &'static [&'static str]) -> impl Fn(NodeId) -> Health {
+    move |node| if nodes.contains(&node.as_str()) { health } else { Health::Alive }
+}
+
+fn take(state: &mut State, changes: impl IntoIterator<Item = Change>) -> usize {
+    changes.into_iter().map(|change| state.apply(change)).count()
+}
+
+fn planned(state: &mut State, health: &dyn Fn(NodeId) -> Health) -> String {
+    let changes = plan(state, health);
+    take(state, changes);
+    shown(state)
+}
+
+/// The group in a line: members, and what joins where.
+fn shown(state: &State) -> String {
+    let group = &state.volumes[&VOLUME].groups[0];
+    let place = |(place, member): (usize, &MemberRecord)| {
+        let joins = group.joining.iter().find(|joining| joining.place == place);
+        let joins = joins.map_or(String::new(), |joining| format!("|{}", joining.member.node));
+        format!("{}{joins}", member.node)
+    };
+    let places: Vec<String> = group.members.iter().enumerate().map(place).collect();
+    let former: Vec<&str> = group.former.iter().map(|former| former.node.as_str()).collect();
+    format!("{} {}: {}", group.membership_epoch, places.join(" "), former.join(" "))
+}
+
+fn filled(node: &str, membership_epoch: u64) -> Vec<Filled> {
+    vec![Filled { group: 0, membership_epoch, node: name(node) }]
+}
+
+fn wish(epoch: u64, membership_epoch: u64, survivors: &[&str]) -> Rescue {
+    let survivors = survivors.iter().map(|node| (*node).to_owned()).collect();
+    Rescue { epoch, groups: vec![CrippledGroup { group: 0, membership_epoch, survivors }] }
+}
+
+#[test]
+fn a_lost_nodes_place_is_handed_over_within_its_zone_once() {
+    let mut state = state();
+    let health = but(Health::Lost, &["a1"]);
+    assert_eq!(planned(&mut state, &health), "2 a1|a3 a2 b1 b2 c1 c2: ");
+    assert_eq!(plan(&state, &health), []);
+}
+
+#[test]
+fn a_silent_node_keeps_its_place_and_so_does_one_whose_zone_has_no_other() {
+    let state = state();
+    assert_eq!(plan(&state, &but(Health::Silent, &["a1"])), []);
+    assert_eq!(plan(&state, &but(Health::Lost, &["c1"])), []);
+    assert_eq!(plan(&state, &but(Health::Lost, &["a1", "a3"])), []);
+}
+
+#[test]
+fn two_lost_nodes_of_a_zone_with_one_spare_get_one_replacement() {
+    let mut state = state();
+    let health = but(Health::Lost, &["b1", "b2"]);
+    assert_eq!(planned(&mut state, &health), "2 a1 a2 b1|b3 b2 c1 c2: ");
+}
+
+#[test]
+fn a_node_that_is_back_keeps_its_place_and_the_joining_one_forgets_its_copy() {
+    let mut state = state();
+    planned(&mut state, &but(Health::Lost, &["a1"]));
+    assert_eq!(planned(&mut state, &but(Health::Alive, &[])), "3 a1 a2 b1 b2 c1 c2: a3");
+    // Until it has, it is not chosen again: its old copy could be taken for a new one.
+    assert_eq!(plan(&state, &but(Health::Lost, &["a1"])), []);
+    let [(volume, group, former)] = &forgets(&state)[..] else { panic!("one order") };
+    let change = forgotten(&state, *volume, *group, former);
+    take(&mut state, change);
+    assert_eq!(planned(&mut state, &but(Health::Lost, &["a1"])), "4 a1|a3 a2 b1 b2 c1 c2: ");
+}
+
+#[test]
+fn a_joining_node_that_is_lost_is_given_up() {
+    let mut state = state();
+    planned(&mut state, &but(Health::Lost, &["a1"]));
+    assert_eq!(planned(&mut state, &but(Health::Lost, &["a1", "a3"])), "3 a1 a2 b1 b2 c1 c2: a3");
+}
+
+#[test]
+fn a_whole_node_gets_the_place_by_the_word_of_the_current_writer_on_the_current_members() {
+    let mut state = state();
+    planned(&mut state, &but(Health::Lost, &["a1"]));
+    for (epoch, node, membership) in [(4, "a3", 2), (5, "a3", 1), (5, "a3", 3), (5, "b3", 2)] {
+        let change = finish(&state, VOLUME, epoch, &filled(node, membership)).expect("known");
+        assert_eq!(change, None, "{epoch} {node} {membership}");
+    }
+    let change = finish(&state, VOLUME, 5, &filled("a3", 2)).expect("known");
+    take(&mut state, change);
+    assert_eq!(shown(&state), "3 a3 a2 b1 b2 c1 c2: a1");
+    assert_eq!(finish(&state, VOLUME, 5, &filled("a3", 2)), Ok(None), "said twice");
+}
+
+#[test]
+fn who_joins_copies_and_who_was_there_from_the_beginning_does_not() {
+    let mut state = state();
+    planned(&mut state, &but(Health::Lost, &["a1"]));
+    let fresh = |node: &str| {
+        let segments = decide::registered(&state, name(node)).segments;
+        segments.iter().map(|place| place.fresh).collect::<Vec<_>>()
+    };
+    assert_eq!((fresh("a3"), fresh("a2"), fresh("b3")), (vec![false], vec![true], vec![]));
+}
+
+#[test]
+fn a_rescue_gives_the_places_of_lost_members_to_new_nodes() {
+    let mut state = state();
+    let health = but(Health::Lost, &["a1", "b1", "c1"]);
+    let (change, places) =
+        rescue(&state, VOLUME, &wish(5, 1, &["a2", "b2", "c2"]), &health).expect("granted");
+    assert_eq!(places, 2, "zone c has no other node");
+    take(&mut state, change);
+    assert_eq!(shown(&state), "5 a3 a2 b3 b2 c1 c2: a1 b1");
+}
+
+#[test]
+fn a_rescue_gives_a_place_to_the_node_that_joins_there_already() {
+    let mut state = state();
+    let health = but(Health::Lost, &["a1", "b1", "c1"]);
+    planned(&mut state, &health);
+    let before = shown(&state);
+    assert_eq!(before, "3 a1|a3 a2 b1|b3 b2 c1 c2: ");
+    let (change, _) =
+        rescue(&state, VOLUME, &wish(5, 3, &["a2", "b2", "c2"]), &health).expect("granted");
+    take(&mut state, change);
+    assert_eq!(shown(&state), "5 a3 a2 b3 b2 c1 c2: a1 b1");
+}
+
+#[test]
+fn a_rescue_needs_three_present_survivors_current_epochs_and_members_that_are_lost() {
+    let state = state();
+    let lost = but(Health::Lost, &["a1", "b1", "c1"]);
+    let places = |wish: &Rescue, health: &dyn Fn(NodeId) -> Health| {
+        rescue(&state, VOLUME, wish, health).map(|(_, places)| places)
+    };
+    assert_eq!(places(&wish(5, 1, &["a2", "b2"]), &lost), Ok(0));
+    assert_eq!(places(&wish(5, 1, &["a2", "b2", "a3"]), &lost), Ok(0), "a3 holds nothing");
+    assert_eq!(places(&wish(5, 2, &["a2", "b2", "c2"]), &lost), Ok(0), "other members");
+    let silent = but(Health::Silent, &["a1", "b1", "c1"]);
+    assert_eq!(places(&wish(5, 1, &["a2", "b2", "c2"]), &silent), Ok(0), "they may come back");
+    let fenced = places(&wish(4, 1, &["a2", "b2", "c2"]), &lost).expect_err("an older epoch");
+    assert_eq!(fenced.code, ProblemCode::Fenced);
+}
+
+#[test]
+fn a_drained_nodes_segments_move_though_it_is_alive() {
+    let mut state = state();
+    let alive = but(Health::Alive, &[]);
+    let change = set_duty(&state, name("a2"), Duty::Draining, &alive).expect("a3 can take them");
+    take(&mut state, change);
+    assert_eq!(planned(&mut state, &alive), "2 a1 a2|a3 b1 b2 c1 c2: ");
+    assert_eq!(plan(&state, &alive), [], "it is not given up");
+    let refused = set_duty(&state, name("c1"), Duty::Draining, &alive).expect_err("no other");
+    assert_eq!(refused.code, ProblemCode::TooFewNodes);
+    let unknown = set_duty(&state, name("d1"), Duty::Draining, &alive).expect_err("no such node");
+    assert_eq!(unknown.code, ProblemCode::NotFound);
+}
+
+#[test]
+fn the_least_loaded_node_of_the_zone_is_chosen_for_each_group() {
+    let mut state = state();
+    state.nodes.insert(name("a4"), node("a4"));
+    let volume = state.volumes.get_mut(&VOLUME).expect("there");
+    volume.groups.push(group(1));
+    let changes = plan(&state, &but(Health::Lost, &["a1"]));
+    take(&mut state, changes);
+    let joins = |group: &GroupRecord| group.joining[0].member.node.to_string();
+    let joining: Vec<String> = state.volumes[&VOLUME].groups.iter().map(joins).collect();
+    assert_eq!(joining, ["a3", "a4"]);
+}
