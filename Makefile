@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-ci build run test test-full test-large test-groups bench sim fmt lint tidy docs fuzz instructions ci clean
+.PHONY: help install install-ci build run test test-full test-large test-groups soak bench sim fmt lint tidy docs fuzz instructions ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
@@ -20,6 +20,7 @@ help:
 	@echo "make test-full      PostgreSQL's own suites, on stock and here with forced eviction, and kills in their middle"
 	@echo "make test-large     databases of a gigabyte"
 	@echo "make test-groups    the end-to-end tests and the large databases over many protection groups"
+	@echo "make soak HOURS=N   pgbench, a ledger and a bank for N hours, with a fault every half minute"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
 	@echo "make sim SEEDS=N    N simulated worlds"
 	@echo "make fuzz SECONDS=N N seconds of arbitrary bytes for each decoder and for redo (TARGETS='redo_page ...')"
@@ -76,6 +77,12 @@ test-groups: install build
 	$(CARGO) build --locked -p sixfold-sixfold -p sixfold-shim
 	$(CARGO) test --locked -p sixfold-tests -- --test-threads=1
 	$(MAKE) test-large
+
+# The report goes to REPORT.
+HOURS ?= 2
+REPORT ?= docs/soak.md
+soak: install build
+	$(CARGO) run --release --locked -p sixfold-tests --bin soak -- --hours $(HOURS) --report $(REPORT)
 
 bench: install build
 	$(CARGO) run --release --locked -p sixfold-bench -- $(ARGS)

@@ -217,6 +217,10 @@ impl<R: Rules> World<R> {
                         self.change(group, "given up", |places, _| places[at].joining = None);
                     }
                     None if gone(&place.present) => self.hand_over(group, at),
+                    // A spare node may be of more use where a member is gone.
+                    Some(_) if !gone(&place.present) && self.calm => {
+                        self.change(group, "given up", |places, _| places[at].joining = None);
+                    }
                     _ => {}
                 }
             }

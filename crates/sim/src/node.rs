@@ -435,6 +435,9 @@ impl<R: Rules> Node<R> {
         (report, export): (SegmentReport, Export),
     ) -> Result<(), StoreError> {
         let Some(store) = self.storage.store() else { return Ok(()) };
+        if !self.copies.contains_key(&group) {
+            return Ok(()); // its place was given away meanwhile
+        }
         let install = store.begin_install(segment_id(group), &export.manifest)?;
         self.copying.insert(group, Copying { peer, report, export, install });
         Ok(())

@@ -41,8 +41,8 @@ struct Closed {
 /// One holder of a place, as the lane sees it.
 struct Member {
     holder: Holder,
-    /// It says that it votes and serves.
-    full: bool,
+    /// Whether it votes and serves, as it last said.
+    full: Option<bool>,
     /// What it is known to hold without a gap.
     scl: Lsn,
     /// Number of the next batch to send.
@@ -58,7 +58,7 @@ struct Member {
 impl Member {
     /// A holder of which nothing is known.
     fn new(holder: Holder) -> Member {
-        let (full, announce, refuses) = (false, false, false);
+        let (full, announce, refuses) = (None, false, false);
         Member { holder, full, scl: Lsn::ZERO, next: 0, told: Lsn::ZERO, announce, refuses }
     }
 }
@@ -168,7 +168,7 @@ impl Lane {
         for member in &mut self.members {
             let behind = member.told < stamp.vdl.end || member.scl < self.base;
             // One that is being rebuilt has no other occasion to say that it is full.
-            member.announce |= behind || !member.full;
+            member.announce |= behind || member.full == Some(false);
         }
     }
 
@@ -228,7 +228,7 @@ impl Lane {
         let scl = held.scl.min(submitted);
         let says = |member: &&mut Member| !R::COPIES_ARE_NAMED || member.holder.since == held.since;
         let member = self.member_mut(node).filter(says)?;
-        member.full = held.full;
+        member.full = Some(held.full);
         if std::mem::take(&mut member.refuses) {
             self.start_over(node);
         }
@@ -274,7 +274,7 @@ impl Lane {
     /// The member was wiped: what it acknowledged is gone. (The GCL stands: it never falls.)
     pub(super) fn set_lost(&mut self, node: NodeId) {
         if let Some(member) = self.member_mut(node) {
-            (member.refuses, member.full, member.scl) = (true, false, Lsn::ZERO);
+            (member.refuses, member.full, member.scl) = (true, Some(false), Lsn::ZERO);
         }
     }
 
@@ -301,7 +301,7 @@ impl Lane {
         let joining = self.setup.members.places().iter().filter_map(|place| place.joining);
         joining.filter_map(|holder| {
             let member = self.member(holder.node)?;
-            (member.full && member.scl >= self.gcl).then_some(holder.node)
+            (member.full == Some(true) && member.scl >= self.gcl).then_some(holder.node)
         })
     }
 
