@@ -176,8 +176,9 @@ fn replace_silent(
     survivors: &[NodeId],
     health: &dyn Fn(NodeId) -> Health,
 ) -> usize {
-    let present = |node: &&NodeId| group.members.iter().any(|member| member.node == **node);
-    if survivors.iter().filter(present).count() < READ_QUORUM {
+    // Places are counted, not names: one that is said twice is one.
+    let survives = |member: &&MemberRecord| survivors.contains(&member.node);
+    if group.members.iter().filter(survives).count() < READ_QUORUM {
         return 0;
     }
     let mut places = 0;
@@ -197,6 +198,12 @@ fn replace_silent(
     places
 }
 
+/// Whether the node has a place of the group that nobody joins yet.
+fn keeps(group: &GroupRecord, name: NodeId) -> bool {
+    let place = group.members.iter().position(|member| member.node == name);
+    place.is_some_and(|place| group.joining.iter().all(|joining| joining.place != place))
+}
+
 /// A node's duty, when its zone can do without it.
 pub(crate) fn set_duty(
     state: &State,
@@ -213,7 +220,7 @@ pub(crate) fn set_duty(
     }
     if duty != Duty::Serving {
         let groups = state.volumes.values().flat_map(|volume| &volume.groups);
-        for group in groups.filter(|group| group.members.iter().any(|of| of.node == name)) {
+        for group in groups.filter(|group| keeps(group, name)) {
             if replacement(state, group, name, health).is_none() {
                 let message = format!(
                     "zone {} has no other living node that could take {name}'s segments; start one \

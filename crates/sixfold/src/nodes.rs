@@ -16,7 +16,8 @@ use types::NodeId;
 use crate::say::say;
 use crate::status::print::{row, table};
 use crate::status::{control_of_place, put_out};
-use args::{ListArgs, NodeCommand};
+use crate::volume::args::ListArgs;
+use args::NodeCommand;
 
 /// A node not heard for longer is silent.
 const SILENT_MS: u64 = 5_000;

@@ -188,6 +188,7 @@ fn a_rescue_needs_three_present_survivors_current_epochs_and_members_that_are_lo
     };
     assert_eq!(places(&wish(5, 1, &["a2", "b2"]), &lost), Ok(0));
     assert_eq!(places(&wish(5, 1, &["a2", "b2", "a3"]), &lost), Ok(0), "a3 holds nothing");
+    assert_eq!(places(&wish(5, 1, &["a2", "a2", "b2"]), &lost), Ok(0), "two, one said twice");
     assert_eq!(places(&wish(5, 2, &["a2", "b2", "c2"]), &lost), Ok(0), "other members");
     let silent = but(Health::Silent, &["a1", "b1", "c1"]);
     assert_eq!(places(&wish(5, 1, &["a2", "b2", "c2"]), &silent), Ok(0), "they may come back");
@@ -205,6 +206,8 @@ fn a_drained_nodes_segments_move_though_it_is_alive() {
     assert_eq!(plan(&state, &alive), [], "it is not given up");
     let refused = set_duty(&state, name("c1"), Duty::Draining, &alive).expect_err("no other");
     assert_eq!(refused.code, ProblemCode::TooFewNodes);
+    // Said to be lost as well: the node that joins already is the one that can take them.
+    set_duty(&state, name("a2"), Duty::Lost, &alive).expect("a3 takes them").expect("a change");
     let unknown = set_duty(&state, name("d1"), Duty::Draining, &alive).expect_err("no such node");
     assert_eq!(unknown.code, ProblemCode::NotFound);
 }

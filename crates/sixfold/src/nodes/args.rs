@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use types::NodeId;
 
-use crate::cli::PlaceArgs;
+use crate::volume::args::ListArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -28,15 +28,6 @@ Writing and reading go on. Returns when nothing is left on the node; interrupted
 A node that is silent for long enough is replaced without being told (`sixfold control
 --replace-after`). What comes back under its name is told to forget what others hold now.")]
     Replace(ReplaceArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub place: PlaceArgs,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]
