@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use env::{DiskError, ErrorKind};
 use types::{Lsn, SegmentId};
 
 use crate::error::StoreError;
@@ -34,14 +35,14 @@ pub(crate) struct Work {
 
 impl Store {
     pub(crate) fn work_unit(&self, work: &mut Work) -> Result<bool, StoreError> {
-        if self.bury(work)? || self.tidy_log()? || self.retire_damaged(work)? {
+        if self.bury(work)? || self.tidy_log()? {
             return Ok(true);
         }
         if let Some(segment) = self.choose_flush() {
             self.flush(work, &segment)?;
             return Ok(true);
         }
-        if self.retire(work)? {
+        if self.retire_damaged(work)? || self.retire(work)? {
             return Ok(true);
         }
         self.merge(work)
@@ -74,10 +75,13 @@ impl Store {
             None => {}
         }
         let Some(name) = wanted else { return Ok(false) };
-        let file =
-            log::ring::create(&*self.disk, &self.log_dir(), name, self.options.log_file_bytes)
-                .map_err(|error| self.fatal(&error))?;
-        lock(&self.log).add_spare(file);
+        let bytes = self.options.log_file_bytes;
+        match log::ring::create(&*self.disk, &self.log_dir(), name, bytes) {
+            Ok(file) => lock(&self.log).add_spare(file),
+            // Other work may free a file.
+            Err(error) if error.kind == ErrorKind::Full => return Ok(false),
+            Err(error) => return Err(self.fatal(&error)),
+        }
         Ok(true)
     }
 
@@ -107,7 +111,7 @@ impl Store {
         let binding = Binding { segment: segment.id, birth: salt.rotate_left(32) ^ number };
         let bytes = self.options.block_bytes;
         PageWriter::create(Arc::clone(&self.disk), &segment.dir, number, binding, range, bytes)
-            .map_err(|error| self.fatal(&error))
+            .map_err(|error| self.unless_full(&error))
     }
 
     /// Moves what may be flushed to a page file; false when there is nothing.
@@ -118,7 +122,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let (upto, flushed, low_water, files, deletes) = {
             let index = segment.read();
-            let (upto, flushed) = (index.flushable().0, index.flushed);
+            let (upto, flushed) = (index.flush_point(), index.flushed);
             let wanted =
                 |d: &&crate::version::RangeDelete| d.span.end > flushed && d.span.end <= upto;
             let deletes: Vec<_> = index.deletes.iter().filter(wanted).cloned().collect();
@@ -138,33 +142,52 @@ impl Store {
         let fold_parts = self.options.fold_parts;
         let engine = &*self.engine;
         let mut folder = Folder { engine, low_water, fold_parts, older: &files, refused: 0 };
-        let table = segment.write().freeze(upto);
+        let table = segment.write().freeze();
         for key in table.sorted_keys() {
             let mut versions: Vec<_> = table.newest_first(&key, flushed, upto).collect();
             versions.reverse();
             for version in folder.fold(&key, versions, &sweep.covering(&key)) {
-                writer.push(&key, &version).map_err(|error| self.fatal(&error))?;
+                if let Err(error) = writer.push(&key, &version) {
+                    return Err(self.give_up(writer, &error));
+                }
             }
         }
         self.counters.engine_errors.fetch_add(folder.refused, Ordering::Relaxed);
-        let file = writer.finish().map_err(|error| self.fatal(&error))?.map(Arc::new);
+        let file = writer.finish().map_err(|error| self.unless_full(&error))?.map(Arc::new);
         let bytes = file.as_ref().map_or(0, |file| file.meta.bytes);
-        let all: Vec<_> = file.into_iter().chain(files.iter().cloned()).collect();
+        let all: Vec<_> = file.iter().chain(files.iter()).cloned().collect();
         drop(files);
         let change = NewFiles { files: all, flushed: upto, horizon: low_water };
-        self.commit(work, segment, Some(change))?;
+        self.commit(work, segment, change, file)?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(true)
     }
 
+    /// Ends a file that could not be written: of a full disk nothing is left but the error.
+    fn give_up(&self, writer: PageWriter, error: &DiskError) -> StoreError {
+        match writer.abandon() {
+            Ok(()) => self.unless_full(error),
+            Err(error) => self.fatal(&error),
+        }
+    }
+
+    /// Puts a new set of files in place; when there is no room even for the manifest that says so, the
+    /// file that is new among them is removed.
     pub(crate) fn commit(
         &self,
         work: &mut Work,
         segment: &Arc<Segment>,
-        change: Option<NewFiles>,
+        change: NewFiles,
+        new: Option<Arc<PageFile>>,
     ) -> Result<(), StoreError> {
-        let gone = segment.commit(&*self.disk, change, |_| {}).map_err(|e| self.fatal(&e))?;
+        let gone = match self.save(segment, Some(change), |_| {}) {
+            Ok(gone) => gone,
+            Err(error) => {
+                work.graveyard.extend(new.map(|file| (Arc::clone(segment), file)));
+                return Err(error);
+            }
+        };
         work.graveyard.extend(gone.into_iter().map(|file| (Arc::clone(segment), file)));
         Ok(())
     }
@@ -176,7 +199,10 @@ impl Store {
         match job.step(&*self.engine, fold_parts, bytes) {
             Ok(false) => work.merge = Some(job),
             Ok(true) => self.end_merge(work, job)?,
-            Err(StepError::Output(error)) => return Err(self.fatal(&error)),
+            Err(StepError::Output(error)) => {
+                self.abandon(work, job)?;
+                return Err(self.unless_full(&error));
+            }
             // The file remembers what it is; the segment is merged again when it has been mended.
             Err(StepError::Input) => self.abandon(work, job)?,
         }
@@ -241,8 +267,10 @@ impl Store {
     fn end_merge(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
         let segment = Arc::clone(&job.segment);
         self.counters.engine_errors.fetch_add(job.refused, Ordering::Relaxed);
-        let merged = job.finish().map_err(|error| self.fatal(&error))?;
-        let Merged { inputs, output, horizon, patch } = merged;
+        let Merged { inputs, output, horizon, patch } = job.finish();
+        let mends = patch.is_some();
+        patch.into_iter().for_each(|patch| work.discard(&segment, patch));
+        let output = output.map_err(|error| self.unless_full(&error))?.map(Arc::new);
         let (files, flushed) = {
             let index = segment.read();
             (Arc::clone(&index.files), index.flushed)
@@ -251,14 +279,11 @@ impl Store {
         let at = first.expect("files change only under the work lock, and the merge holds them");
         let bytes = output.as_ref().map_or(0, |file| file.meta.bytes);
         let mut all = files[..at].to_vec();
-        all.extend(output.map(Arc::new));
+        all.extend(output.clone());
         all.extend(files[at + inputs.len()..].iter().cloned());
         drop((files, inputs));
-        self.commit(work, &segment, Some(NewFiles { files: all, flushed, horizon }))?;
-        if let Some(patch) = patch {
-            work.discard(&segment, patch);
-            self.counters.mends.fetch_add(1, Ordering::Relaxed);
-        }
+        self.commit(work, &segment, NewFiles { files: all, flushed, horizon }, output)?;
+        self.counters.mends.fetch_add(u64::from(mends), Ordering::Relaxed);
         self.counters.merges.fetch_add(1, Ordering::Relaxed);
         self.counters.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())

@@ -11,6 +11,10 @@ pub enum StoreError {
     /// segments are rebuilt from their peers. Never retried.
     #[error("the store is stopped after an I/O error: {0}")]
     Poisoned(String),
+    /// The disk has no room for a file that was to be made: nothing has changed, nothing was written
+    /// over. The same may be tried again when there is room.
+    #[error("{0}")]
+    Full(String),
     /// The disk failed on something that can be tried again (reading, opening).
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -47,7 +51,7 @@ impl StoreError {
     #[must_use]
     pub fn refusal(&self, asked: Lsn) -> Refusal {
         match self {
-            StoreError::Poisoned(why) => Refusal::Poisoned(why.clone()),
+            StoreError::Poisoned(why) | StoreError::Full(why) => Refusal::Poisoned(why.clone()),
             StoreError::NoSegment(segment) => Refusal::NoSegment(*segment),
             StoreError::Forgotten { horizon } => Refusal::Forgotten { horizon: *horizon, asked },
             StoreError::Invalid(why) => Refusal::Malformed(why.clone()),

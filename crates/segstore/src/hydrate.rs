@@ -178,7 +178,7 @@ impl Store {
         let mut files = Vec::new();
         for (meta, file) in targets {
             let binding = Binding { segment: segment.id, birth: meta.birth };
-            file.sync().map_err(|error| self.fatal(&error))?;
+            file.sync().map_err(|error| self.unless_full(&error))?;
             let file = Arc::new(PageFile::open(&*self.disk, &segment.dir, binding, meta)?);
             file.verify(&*self.disk)?;
             files.push(file);
@@ -205,7 +205,8 @@ impl Store {
             index.advance_under(epoch, state.vdl, state.low_water, state.watermark);
         }
         let change = NewFiles { files, flushed, horizon: source.horizon };
-        self.commit(&mut work, &segment, Some(change))?;
+        // Without room for the manifest the files stay until the next try sweeps them away.
+        self.commit(&mut work, &segment, change, None)?;
         let mut index = segment.write();
         index.lost = None;
         index.find_floor();
@@ -240,9 +241,20 @@ mod tests {
         };
         let (state_at, origin, covered) =
             (Position::default(), Position::default(), Position::default());
-        let (flushed, horizon, next_file) = (Lsn(flushed), Lsn::ZERO, 9);
+        let (generation, flushed, horizon, next_file) = (1, Lsn(flushed), Lsn::ZERO, 9);
         let files = ranges.iter().map(file).collect();
-        Manifest { spec, state, state_at, origin, covered, flushed, horizon, next_file, files }
+        Manifest {
+            spec,
+            generation,
+            state,
+            state_at,
+            origin,
+            covered,
+            flushed,
+            horizon,
+            next_file,
+            files,
+        }
     }
 
     #[test]

@@ -334,10 +334,18 @@ impl Index {
         found
     }
 
-    /// Sets the versions up to `upto` apart for a flush; they are read from there until
+    /// Up to where the next flush goes: where the last one was to go, if a full disk kept it from that.
+    pub(crate) fn flush_point(&self) -> Lsn {
+        self.frozen.as_ref().map_or_else(|| self.flushable().0, |frozen| frozen.upto)
+    }
+
+    /// Sets the versions up to the flush point apart for a flush; they are read from there until
     /// [`Index::publish`] says that files hold them.
-    pub(crate) fn freeze(&mut self, upto: Lsn) -> Arc<Table> {
-        assert!(self.frozen.is_none(), "one flush of a segment at a time, under the work lock");
+    pub(crate) fn freeze(&mut self) -> Arc<Table> {
+        if let Some(frozen) = &self.frozen {
+            return Arc::clone(&frozen.table);
+        }
+        let upto = self.flush_point();
         let later = self.table.filtered(|_, span| span.end > upto);
         let table = Arc::new(std::mem::replace(&mut self.table, later));
         self.frozen = Some(Frozen { table: Arc::clone(&table), upto });
@@ -419,6 +427,14 @@ impl Index {
             at = run.last;
         }
         out
+    }
+
+    /// Goes on without its files, as if it had never had any.
+    pub(crate) fn begin_again(&mut self) {
+        self.files = Arc::default();
+        (self.flushed, self.horizon) = (Lsn::ZERO, Lsn::ZERO);
+        self.contiguous = Lsn::ZERO;
+        self.extend();
     }
 
     /// Whether something is missing here or cannot be read, so that nothing is to be made from it.
@@ -511,8 +527,8 @@ mod tests {
         // A reader has built the page and comes back late: two parts more, and a flush under way.
         let (version, image) = page(&index, 40);
         (4..6).for_each(|number| add(&mut index, number));
-        assert_eq!(index.flushable().0, Lsn(60));
-        index.freeze(Lsn(60));
+        assert_eq!(index.flush_point(), Lsn(60));
+        index.freeze();
         index.keep_image(&KEY, version, image);
         add(&mut index, 6);
         for read_point in [40, 50, 60, 70] {

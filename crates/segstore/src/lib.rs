@@ -6,7 +6,7 @@
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
 //! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` and `table`
-//! (memory), `version` and `read`, `pages` (files), `background`, `retire`, `merge`, `fold`, `manifest`, `recover`,
+//! (memory), `version` and `read`, `pages` (files), `background`, `retire`, `merge`, `fold`, `manifest`, `ledger`, `recover`,
 //! [`hydrate`], [`scrub`], [`damage`], [`mend`].
 
 mod background;
@@ -18,6 +18,7 @@ mod fold;
 pub mod hydrate;
 pub mod identity;
 mod index;
+mod ledger;
 mod log;
 mod manifest;
 pub mod mend;

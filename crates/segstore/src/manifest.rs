@@ -20,12 +20,14 @@ use crate::pages::FileMeta;
 /// Name of the file in its segment's directory.
 pub(crate) const NAME: &str = "MANIFEST";
 
-const MAGIC: [u8; 8] = *b"6fMAN\0\0\x02";
+const MAGIC: [u8; 8] = *b"6fMAN\0\0\x03";
 
 /// What a manifest says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Manifest {
     pub(crate) spec: SegmentSpec,
+    /// Ascends with every replacement of the manifest.
+    pub(crate) generation: u64,
     pub(crate) state: SegmentState,
     /// State entries at or before this are contained in `state`.
     pub(crate) state_at: Position,
@@ -41,12 +43,12 @@ pub(crate) struct Manifest {
     pub(crate) files: Vec<FileMeta>,
 }
 
-fn put_position(out: &mut Vec<u8>, position: Position) {
+pub(crate) fn put_position(out: &mut Vec<u8>, position: Position) {
     put_varint(out, position.life);
     put_varint(out, position.offset);
 }
 
-fn get_position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
+pub(crate) fn get_position(reader: &mut Reader<'_>) -> Result<Position, Malformed> {
     Ok(Position { life: reader.varint()?, offset: reader.varint()? })
 }
 
@@ -55,6 +57,7 @@ impl Manifest {
         let mut out = MAGIC.to_vec();
         put_segment(&mut out, self.spec.segment);
         put_spec(&mut out, &self.spec);
+        put_varint(&mut out, self.generation);
         put_state(&mut out, &self.state);
         for position in [self.state_at, self.origin, self.covered] {
             put_position(&mut out, position);
@@ -84,6 +87,7 @@ impl Manifest {
             return Err(Malformed("manifest of another segment or format"));
         }
         let spec = get_spec(&mut reader)?;
+        let generation = reader.varint()?;
         let state = get_state(&mut reader)?;
         let state_at = get_position(&mut reader)?;
         let origin = get_position(&mut reader)?;
@@ -108,7 +112,18 @@ impl Manifest {
         if !reader.is_done() {
             return Err(Malformed("bytes after the manifest"));
         }
-        Ok(Manifest { spec, state, state_at, origin, covered, flushed, horizon, next_file, files })
+        Ok(Manifest {
+            spec,
+            generation,
+            state,
+            state_at,
+            origin,
+            covered,
+            flushed,
+            horizon,
+            next_file,
+            files,
+        })
     }
 
     /// Replaces the manifest in `dir`, durably.

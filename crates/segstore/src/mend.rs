@@ -142,7 +142,7 @@ impl Store {
         let file = match writer {
             // Of a segment that was dropped meanwhile, even the directory may be gone.
             Some(writer) if held.is_ok_and(|held| Arc::ptr_eq(&held, &segment)) => {
-                writer.finish().map_err(|error| self.fatal(&error))?.map(Arc::new)
+                writer.finish().map_err(|error| self.unless_full(&error))?.map(Arc::new)
             }
             _ => return Ok(()),
         };

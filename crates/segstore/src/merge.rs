@@ -119,7 +119,7 @@ pub(crate) struct MergeJob {
 /// What came of a merge.
 pub(crate) struct Merged {
     pub(crate) inputs: Vec<Arc<PageFile>>,
-    pub(crate) output: Option<PageFile>,
+    pub(crate) output: Result<Option<PageFile>, DiskError>,
     /// Lowest read point that the output answers.
     pub(crate) horizon: Lsn,
     pub(crate) patch: Option<Patch>,
@@ -246,11 +246,11 @@ impl MergeJob {
     }
 
     /// Finishes the output.
-    pub(crate) fn finish(self) -> Result<Merged, DiskError> {
+    pub(crate) fn finish(self) -> Merged {
         let patch = self.patch.map(|(patch, _)| patch);
         let read_point = patch.as_ref().map_or(Lsn::ZERO, |patch| patch.read_point);
-        let (inputs, output) = (self.inputs, self.writer.finish()?);
-        Ok(Merged { inputs, output, horizon: self.low_water.max(read_point), patch })
+        let (inputs, output) = (self.inputs, self.writer.finish());
+        Merged { inputs, output, horizon: self.low_water.max(read_point), patch }
     }
 
     /// Removes the output.

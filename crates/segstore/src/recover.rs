@@ -4,20 +4,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use env::{Disk, recipes};
-use types::{Incarnation, Lsn, SegmentId};
+use env::{Disk, DiskError, recipes};
+use types::{Incarnation, Lsn, MembershipEpoch, SegmentId};
 use wire::{Batch, SegmentSpec};
 
 use crate::codec::{Malformed, Reader, get_state};
 use crate::entry::{HeldPart, SegmentState};
 use crate::error::StoreError;
 use crate::index::Index;
+use crate::ledger::Noted;
 use crate::log::replay::{self, Replayed};
 use crate::log::{Entry, Kind, Location, Position};
 use crate::manifest::{self, Manifest};
 use crate::pages::PageFile;
 use crate::pages::block::Binding;
-use crate::segment::{Segment, from_dir_name};
+use crate::segment::{Segment, dir_name, from_dir_name};
 use crate::store::RestoredSegment;
 
 /// One segment while the store opens.
@@ -34,6 +35,7 @@ fn blank(spec: SegmentSpec) -> Manifest {
     let membership = spec.membership;
     Manifest {
         spec,
+        generation: 0,
         state: SegmentState { membership, ..SegmentState::default() },
         state_at: Position::default(),
         origin: Position::default(),
@@ -51,8 +53,14 @@ pub(crate) fn first_manifest(
     state: &SegmentState,
     origin: Position,
 ) -> Manifest {
-    let state = state.clone();
-    Manifest { state, state_at: origin, origin, covered: origin, ..blank(spec.clone()) }
+    let (state, state_at, covered) = (state.clone(), origin, origin);
+    Manifest { generation: 1, state, state_at, origin, covered, ..blank(spec.clone()) }
+}
+
+/// What is known of a segment whose manifest is damaged, unless the log knows more.
+fn unknown(segment: SegmentId) -> SegmentSpec {
+    let (membership, members, joining) = (MembershipEpoch(0), Vec::new(), Vec::new());
+    SegmentSpec { segment, membership, members, joining, fresh: false }
 }
 
 /// Reads every segment's directory. What has no manifest was never finished, or was dropped.
@@ -72,18 +80,16 @@ pub(crate) fn load_segments(
                 disk.remove_dir(&dir)?;
                 continue;
             }
-            Err(StoreError::Damaged { what, why }) => {
-                let (members, joining) = (Vec::new(), Vec::new());
-                let membership = types::MembershipEpoch(0);
-                let spec = SegmentSpec { segment: id, membership, members, joining, fresh: false };
+            // What cannot be read is as good as damaged.
+            Err(error) => {
+                let spec = unknown(id);
                 // Its page files are still there, and their names are taken.
                 let next_file = names_end(&disk.list(&dir)?, &[]).max(1);
                 let manifest = Manifest { next_file, ..blank(spec) };
                 let mut opening = opening(id, &dir, manifest, Vec::new());
-                opening.damage = Some(format!("{what}: {why}"));
+                opening.damage = Some(error.to_string());
                 opening
             }
-            Err(error) => return Err(error),
         };
         found.insert(id, opening);
     }
@@ -119,10 +125,9 @@ fn load_segment(
         // Without one of its files nothing can be told of the segment: it begins again, blank. The
         // other files stay until it has been rebuilt.
         known = disk.list(dir)?;
-        let next_file = manifest.next_file;
+        let Manifest { next_file, origin, generation, .. } = manifest;
         let state = SegmentState { full: false, ..manifest.state.clone() };
-        let origin = manifest.origin;
-        manifest = Manifest { state, origin, next_file, ..blank(manifest.spec) };
+        manifest = Manifest { state, origin, next_file, generation, ..blank(manifest.spec) };
         files.clear();
     }
     known.push(manifest::NAME.to_owned());
@@ -143,45 +148,159 @@ fn names_end(leftover: &[String], known: &[String]) -> u64 {
     numbers.max().map_or(0, |last| last + 1)
 }
 
-/// Replays the log over the segments.
+/// Replays the log over the segments, and judges by it which of them have lost something.
 pub(crate) fn replay_log(
     disk: &dyn Disk,
     dir: &Path,
+    seg_dir: &Path,
     incarnation: Incarnation,
     segments: &mut BTreeMap<SegmentId, Opening>,
 ) -> Result<Replayed, StoreError> {
     let mut malformed: Vec<(SegmentId, String)> = Vec::new();
-    let replayed = replay::replay(disk, dir, incarnation, &mut |entry, location| {
-        if let Some(opening) = segments.get_mut(&entry.segment)
-            && let Err(why) = opening.apply(&entry, location)
-        {
-            malformed.push((entry.segment, why));
-        }
+    let mut notes = BTreeMap::new();
+    let mut replayed = replay::replay(disk, dir, incarnation, &mut |entry, location| {
+        let taken = match (entry.kind, segments.get_mut(&entry.segment)) {
+            (Kind::Ledger, _) => take_note(&mut notes, &entry, location),
+            (_, Some(opening)) => opening.apply(&entry, location),
+            (_, None) => Ok(()),
+        };
+        malformed.extend(taken.err().map(|why| (entry.segment, why)));
     })?;
+    reconcile(disk, seg_dir, segments, &notes, replayed.tail.end.life)?;
     for (id, why) in malformed {
         if let Some(opening) = segments.get_mut(&id) {
             opening.damage.get_or_insert(why);
         }
     }
-    let end = replayed.tail.end;
     for opening in segments.values_mut() {
-        let Manifest { covered, state_at, .. } = opening.manifest;
-        if covered.max(state_at) > end {
-            let what = "the log ends before what the manifest says was in it".to_owned();
-            opening.damage.get_or_insert(what);
-        }
-    }
-    for damage in &replayed.damage {
-        for opening in segments.values_mut() {
-            if opening.manifest.covered < damage.end && opening.manifest.origin < damage.end {
-                opening.damage.get_or_insert_with(|| damage.what.clone());
-            }
-        }
+        opening.judge(&replayed);
+        let noted = Noted::of(&opening.manifest).entry();
+        replayed.tail.ledger.insert(opening.id, noted.payload);
     }
     Ok(replayed)
 }
 
+/// What the log says of a segment's directory last.
+enum Note {
+    Held(Noted),
+    /// Dropped, at this place in the log.
+    Dropped(Position),
+}
+
+fn take_note(
+    notes: &mut BTreeMap<SegmentId, Note>,
+    entry: &Entry,
+    location: Location,
+) -> Result<(), String> {
+    let note = match entry.payload.is_empty() {
+        true => Note::Dropped(location.position()),
+        false => Note::Held(Noted::decode(entry.segment, &entry.payload).map_err(|why| why.0)?),
+    };
+    let newer = match (notes.get(&entry.segment), &note) {
+        // Two threads may have noted their manifests in the other order.
+        (Some(Note::Held(known)), Note::Held(noted)) => {
+            known.origin != noted.origin || known.generation < noted.generation
+        }
+        _ => true,
+    };
+    if newer {
+        notes.insert(entry.segment, note);
+    }
+    Ok(())
+}
+
+/// Holds the directories against the ledger: what was dropped is removed; what is gone, or an earlier
+/// copy, begins again.
+fn reconcile(
+    disk: &dyn Disk,
+    dir: &Path,
+    segments: &mut BTreeMap<SegmentId, Opening>,
+    notes: &BTreeMap<SegmentId, Note>,
+    last_life: u64,
+) -> Result<(), StoreError> {
+    for (id, note) in notes {
+        match (note, segments.get_mut(id)) {
+            (Note::Dropped(at), Some(opening)) if opening.manifest.origin <= *at => {
+                remove_segment(disk, &opening.dir)?;
+                segments.remove(id);
+            }
+            (Note::Dropped(_), _) => {}
+            (Note::Held(noted), Some(opening)) => opening.hold_against(noted),
+            (Note::Held(noted), None) => {
+                let dir = dir.join(dir_name(*id));
+                recipes::create_dir(disk, &dir)?;
+                let mut opening = opening(*id, &dir, blank(noted.spec.clone()), Vec::new());
+                opening.damage = Some(format!("{} is gone", dir.display()));
+                opening.hold_against(noted);
+                segments.insert(*id, opening);
+            }
+        }
+    }
+    for opening in segments.values_mut().filter(|opening| !notes.contains_key(&opening.id)) {
+        // Only what was being added when the store was cut off has no note.
+        if opening.manifest.origin.life + 1 < last_life {
+            opening.begin_again("the log does not know it any more".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn remove_segment(disk: &dyn Disk, dir: &Path) -> Result<(), DiskError> {
+    recipes::remove_all(disk, dir, &[manifest::NAME.to_owned()])?;
+    let names = disk.list(dir)?;
+    recipes::remove_all(disk, dir, &names)?;
+    disk.remove_dir(dir)
+}
+
 impl Opening {
+    /// Lets go of what it has: it does not know what it promised.
+    fn begin_again(&mut self, why: String) {
+        self.index.begin_again();
+        let next_file = self.manifest.next_file;
+        let Manifest { spec, generation, state, state_at, origin, covered, .. } =
+            std::mem::replace(&mut self.manifest, blank(unknown(self.id)));
+        let kept = Manifest { generation, state, state_at, origin, covered, ..blank(spec) };
+        self.manifest = Manifest { next_file, ..kept };
+        self.damage.get_or_insert(why);
+    }
+
+    fn hold_against(&mut self, noted: &Noted) {
+        // Manifests on disk count from one: without a generation its own is damaged or gone.
+        let damaged = self.manifest.generation == 0;
+        let earlier = !damaged && !noted.is_met_by(&self.manifest);
+        if earlier {
+            self.begin_again("an earlier copy of its directory was put back".to_owned());
+        }
+        if damaged || earlier {
+            let membership = &mut self.index.state.membership;
+            *membership = noted.spec.membership.max(*membership);
+            self.manifest.spec = noted.spec.clone();
+            self.manifest.origin = noted.origin;
+        }
+        self.manifest.generation = self.manifest.generation.max(noted.generation);
+    }
+
+    /// Whether acknowledged bytes of it are missing from the log.
+    fn judge(&mut self, replayed: &Replayed) {
+        let end = replayed.tail.end;
+        let Manifest { covered, state_at, origin, .. } = &mut self.manifest;
+        for damage in &replayed.damage {
+            if *covered < damage.end && *origin < damage.end {
+                self.damage.get_or_insert_with(|| damage.what.clone());
+            }
+        }
+        if (*covered).max(*state_at).max(*origin) > end {
+            let what = "the log ends before what the manifest says was in it".to_owned();
+            self.damage.get_or_insert(what);
+        }
+        // Places beyond the end will be given out again, to other entries.
+        for place in [covered, state_at, origin] {
+            *place = end.min(*place);
+        }
+        self.index.state_at = end.min(self.index.state_at);
+        self.index.applied = end.min(self.index.applied);
+    }
+
     fn apply(&mut self, entry: &Entry, location: Location) -> Result<(), String> {
         let position = location.position();
         if position <= self.manifest.origin {
@@ -202,7 +321,7 @@ impl Opening {
                 self.index.set_state(&state);
                 self.index.state_at = position;
             }
-            Kind::State => {}
+            Kind::State | Kind::Ledger => {}
         }
         self.index.applied = self.index.applied.max(position);
         Ok(())

@@ -29,7 +29,7 @@ impl Store {
         if waiting > self.lives.get(life).map_or(0, |file| file.bytes) / 2 {
             return Ok(false);
         }
-        self.empty(work, &segments, life)
+        self.empty(&segments, life)
     }
 
     /// Empties the oldest log file that is damaged, and those before it: what they held is in memory,
@@ -42,13 +42,13 @@ impl Store {
         };
         let damaged = self.lives.damaged_from(needed);
         let Some((life, _)) = damaged.first() else { return Ok(false) };
-        let roll = || lock(&self.log).roll(0).map_err(|error| self.fatal(&error));
+        let roll = || lock(&self.log).roll(0).map_err(|error| self.log_failed(error));
         if *life == newest {
             roll()?;
         }
         let segments = self.all_segments();
         self.flush_out_of(work, &segments, *life)?;
-        if !self.empty(work, &segments, *life)? {
+        if !self.empty(&segments, *life)? {
             return Ok(false);
         }
         // A restart must not meet the damage any more.
@@ -73,12 +73,7 @@ impl Store {
 
     /// Copies the rest of this life and those before it forward and lets go of them; false when
     /// something there cannot be read.
-    fn empty(
-        &self,
-        work: &mut Work,
-        segments: &[Arc<Segment>],
-        life: u64,
-    ) -> Result<bool, StoreError> {
+    fn empty(&self, segments: &[Arc<Segment>], life: u64) -> Result<bool, StoreError> {
         for segment in segments {
             let rest = segment.read().unflushed_in(life);
             if !self.copy_forward(segment, &rest)? {
@@ -86,7 +81,7 @@ impl Store {
             }
             let state_at = segment.read().state_at;
             if state_at.life <= life && segment.manifest().state_at < state_at {
-                self.commit(work, segment, None)?;
+                self.save(segment, None, |_| {})?;
             }
         }
         for segment in segments {
@@ -116,7 +111,7 @@ impl Store {
         };
         let entries: Vec<Entry> = batches.iter().map(raw).collect();
         let mut log = lock(&self.log);
-        let (locations, _) = log.append(&entries).map_err(|error| self.fatal(&error))?;
+        let (locations, _) = log.append(&entries).map_err(|error| self.log_failed(error))?;
         let mut index = segment.write();
         for (batch, location) in batches.iter().zip(locations) {
             index.insert(batch, location);

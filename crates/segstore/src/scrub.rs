@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use env::{ErrorKind, Mode};
 use types::SegmentId;
 
 use crate::error::StoreError;
@@ -125,6 +126,12 @@ impl Store {
                 let Some(life) = self.lives.look(number) else { return Ok(true) };
                 let end = if newest.life == number { newest.offset } else { life.end.unwrap_or(0) };
                 scrub.log.files += 1;
+                let path = self.log_dir().join(&life.file.name);
+                if self.disk.open(&path, Mode::Read).is_err_and(|e| e.kind == ErrorKind::Missing) {
+                    self.lives.note_damage(number, format!("{} is gone", path.display()));
+                    scrub.log.damaged += 1;
+                    return Ok(true);
+                }
                 let incarnation = self.identity.incarnation;
                 scrub.now = Now::Life(LifeCheck::new(number, life, incarnation, end));
             }
@@ -184,10 +191,11 @@ impl Store {
                 _ => {}
             }
         }
+        let _work = lock(&self.work);
         if self.segment(segment.id).is_err() {
             return Ok(false); // dropped meanwhile
         }
-        segment.commit(&*self.disk, None, |_| {}).map_err(|error| self.fatal(&error))?;
+        self.save(segment, None, |_| {})?;
         self.counters.count_rewritten();
         Ok(true)
     }

@@ -65,7 +65,8 @@ impl Segment {
     }
 
     /// Makes state and file set durable, then visible: first the manifest, then the index (S4).
-    /// Returns the files that are no longer part of the segment.
+    /// Returns the files that are no longer part of the segment. For [`crate::Store::save`] only,
+    /// which notes it in the log.
     pub(crate) fn commit(
         &self,
         disk: &dyn Disk,
@@ -75,6 +76,7 @@ impl Segment {
         let mut manifest = self.manifest();
         let mut next = manifest.clone();
         edit(&mut next);
+        next.generation += 1;
         if let Some(change) = &change {
             next.files = change.files.iter().map(|file| file.meta).collect::<Vec<FileMeta>>();
             next.flushed = change.flushed;

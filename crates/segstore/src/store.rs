@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use env::{Disk, DiskError, recipes};
+use env::{Disk, DiskError, ErrorKind, Operation, recipes};
 use types::{Engine, History, Lsn, PageKey, SegmentId};
 use wire::{Batch, PageAnswer, SegmentReport, SegmentSpec};
 
@@ -17,12 +17,15 @@ use crate::error::StoreError;
 use crate::hydrate::{Export, Install};
 use crate::identity::Identity;
 use crate::index::Index;
-use crate::log::{Entry, Lives, Log};
+use crate::ledger::{self, Noted};
+use crate::log::{Entry, Lives, Log, LogError};
+use crate::manifest::Manifest;
 use crate::mend::Mend;
 use crate::options::Options;
+use crate::pages::PageFile;
 use crate::recover::{self, first_manifest};
 use crate::scrub::Scrub;
-use crate::segment::{Segment, dir_name};
+use crate::segment::{NewFiles, Segment, dir_name};
 use crate::stats::{Counters, Stats, Usage};
 
 /// All segments of one node. Shared between threads.
@@ -120,9 +123,10 @@ impl Store {
             )));
         }
         let log_dir = dir.join("log");
-        let mut openings = recover::load_segments(&*disk, &dir.join("seg"))?;
+        let seg_dir = dir.join("seg");
+        let mut openings = recover::load_segments(&*disk, &seg_dir)?;
         let incarnation = identity.incarnation;
-        let replayed = recover::replay_log(&*disk, &log_dir, incarnation, &mut openings)?;
+        let replayed = recover::replay_log(&*disk, &log_dir, &seg_dir, incarnation, &mut openings)?;
         let bytes = options.log_file_bytes;
         let log = Log::start(Arc::clone(&disk), log_dir, incarnation, bytes, replayed.tail)?;
         let (mut segments, mut restored) = (BTreeMap::new(), Vec::new());
@@ -145,6 +149,11 @@ impl Store {
             counters: Counters::default(),
             known_damage: Mutex::default(),
         };
+        // What has been lost stays so, whatever becomes of the log or the files that told.
+        for told in restored.iter().filter(|told| told.damage.is_some()) {
+            store.save(&*store.segment(told.spec.segment)?, None, |_| {})?;
+        }
+        recipes::remove_all(&*store.disk, &store.log_dir(), &replayed.unreadable)?;
         Ok((store, restored))
     }
 
@@ -171,6 +180,23 @@ impl Store {
         StoreError::Poisoned(self.poison.get_or_init(|| error.to_string()).clone())
     }
 
+    /// The error of a write to a file that nothing refers to yet: when the disk is full, nothing is lost
+    /// but that file. Anything else stops the store.
+    pub(crate) fn unless_full(&self, error: &DiskError) -> StoreError {
+        match error.kind {
+            ErrorKind::Full => StoreError::Full(error.to_string()),
+            _ => self.fatal(error),
+        }
+    }
+
+    /// The same for an append.
+    pub(crate) fn log_failed(&self, error: LogError) -> StoreError {
+        match error {
+            LogError::NoRoom(error) => StoreError::Full(error.to_string()),
+            LogError::Failed(error) => self.fatal(&error),
+        }
+    }
+
     fn check(&self) -> Result<(), StoreError> {
         match self.poison.get() {
             Some(why) => Err(StoreError::Poisoned(why.clone())),
@@ -185,17 +211,17 @@ impl Store {
     pub fn add_segment(&self, spec: &SegmentSpec, state: &SegmentState) -> Result<(), StoreError> {
         self.check()?;
         let id = spec.segment;
-        let fatal = |error: DiskError| self.fatal(&error);
         if let Ok(segment) = self.segment(id) {
-            let edit = |manifest: &mut crate::manifest::Manifest| manifest.spec = spec.clone();
-            segment.commit(&*self.disk, None, edit).map_err(fatal)?;
+            self.save(&segment, None, |manifest| manifest.spec = spec.clone())?;
             return Ok(());
         }
         let origin = lock(&self.log).position();
         let dir = self.dir.join("seg").join(dir_name(id));
-        recipes::create_dir(&*self.disk, &dir).map_err(fatal)?;
+        // Until it is noted, it is as if it had not been.
+        recipes::create_dir(&*self.disk, &dir).map_err(|error| self.replaced(&error))?;
         let manifest = first_manifest(spec, state, origin);
-        manifest.save(&*self.disk, &dir).map_err(fatal)?;
+        manifest.save(&*self.disk, &dir).map_err(|error| self.replaced(&error))?;
+        self.note(Noted::of(&manifest).entry())?;
         let mut index = Index::new(state.clone(), Lsn::ZERO, Lsn::ZERO, Vec::new());
         (index.state_at, index.applied) = (origin, origin);
         let segment = Arc::new(Segment::new(id, dir, index, manifest));
@@ -215,7 +241,8 @@ impl Store {
         let Some(segment) = removed else { return Ok(()) };
         self.abandon_merge(&mut work, id)?;
         work.graveyard.retain(|(owner, _)| owner.id != id);
-        // The manifest goes first: without it the rest is garbage.
+        // The log knows first, then the manifest goes: without it the rest is garbage.
+        self.note(ledger::dropped(id))?;
         let dir = &segment.dir;
         recipes::remove_all(&*self.disk, dir, &[crate::manifest::NAME.to_owned()])
             .map_err(fatal)?;
@@ -225,10 +252,44 @@ impl Store {
         self.disk.sync_dir(&self.dir.join("seg")).map_err(fatal)
     }
 
+    /// Makes a segment's state and file set durable, then visible, and then noted in the log: an
+    /// earlier directory is noticed from then on. Returns the files that are no longer part of it.
+    pub(crate) fn save(
+        &self,
+        segment: &Segment,
+        change: Option<NewFiles>,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<Vec<Arc<PageFile>>, StoreError> {
+        let gone = segment.commit(&*self.disk, change, edit).map_err(|e| self.replaced(&e))?;
+        let noted = Noted::of(&segment.manifest()).entry();
+        match self.note(noted.clone()) {
+            // The next life of the log will begin with it.
+            Err(StoreError::Full(_)) => lock(&self.log).take_notes(&[noted]),
+            other => other?,
+        }
+        Ok(gone)
+    }
+
+    /// The error of replacing a manifest: while the new one is written aside, a full disk costs nothing.
+    fn replaced(&self, error: &DiskError) -> StoreError {
+        match error.operation {
+            Operation::Rename | Operation::SyncDir => self.fatal(error),
+            _ => self.unless_full(error),
+        }
+    }
+
+    fn note(&self, entry: Entry) -> Result<(), StoreError> {
+        let mut log = lock(&self.log);
+        let (_, bytes) = log.append(&[entry]).map_err(|error| self.log_failed(error))?;
+        self.counters.log_bytes_written.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes entries durable, all in one write, and readable. A state entry's history voids at once.
     ///
     /// # Errors
-    /// No such segment: nothing was written. Poisoned: this and every later call fails.
+    /// No such segment: nothing was written. Full: nothing is acknowledged, and the same entries may be
+    /// appended again. Poisoned: this and every later call fails.
     pub fn append(&self, entries: &[(SegmentId, LogEntry)]) -> Result<(), StoreError> {
         self.check()?;
         let segments: Vec<Arc<Segment>> =
@@ -236,7 +297,7 @@ impl Store {
         let raw: Vec<Entry> = entries.iter().map(|(id, entry)| entry::encode(*id, entry)).collect();
         let mut log = lock(&self.log);
         self.check()?;
-        let (locations, bytes) = log.append(&raw).map_err(|error| self.fatal(&error))?;
+        let (locations, bytes) = log.append(&raw).map_err(|error| self.log_failed(error))?;
         // Indexed in the log's order, before another append may pass.
         for ((segment, (_, entry)), location) in segments.iter().zip(entries).zip(locations) {
             let mut index = segment.write();

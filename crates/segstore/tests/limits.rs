@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use env::{ErrorKind, MemDisk, Operation, Survive};
+use env::{MemDisk, Operation, Survive};
 use segstore::{Options, Store, StoreError};
 use types::{GroupId, Lsn, SegmentId};
 use wire::{Change, PageAnswer};
@@ -39,28 +39,104 @@ fn a_failed_write_or_sync_stops_the_store_for_good() {
 }
 
 #[test]
-fn a_full_disk_stops_the_store_and_keeps_what_was_acknowledged() {
+fn a_full_disk_keeps_what_was_acknowledged_and_takes_more_when_there_is_room_again() {
     let disk = MemDisk::new();
     let store = create(&disk, small());
     let mut model = Model::new();
-    disk.set_capacity(Some(disk.used_bytes() + (40 << 10)));
-    let acknowledged = loop {
-        let before = model.clone();
-        match one_more(&store, &mut model) {
+    let full_at = disk.used_bytes() + (40 << 10);
+    disk.set_capacity(Some(full_at));
+    let waiting = loop {
+        let batch = model.batch(vec![(vec![apply(1)], body(model.next, 60))]);
+        match store.append(&[batch_entry(batch.clone())]) {
             Ok(()) => assert!(model.parts.len() < 10_000),
-            Err(StoreError::Poisoned(why)) => {
-                assert!(why.contains("no space"), "{why}");
-                break before;
+            Err(StoreError::Full(why)) => {
+                assert!(why.contains("the file system is full"), "{why}");
+                break batch;
             }
             Err(error) => panic!("{error}"),
         }
     };
+    let mut acknowledged = model.clone();
+    acknowledged.parts.pop();
+    for _ in 0..3 {
+        let again = store.append(&[batch_entry(waiting.clone())]);
+        assert!(matches!(again, Err(StoreError::Full(_))), "{again:?}");
+        assert_eq!(store.poisoned(), None);
+        acknowledged.check(&store, 3, &[acknowledged.tail()]);
+        let left = disk.crash(Survive::Nothing);
+        left.set_capacity(None);
+        let (again, restored) = open(&left, small()).expect("opens");
+        assert_eq!(
+            (restored[0].held.len(), &restored[0].damage),
+            (acknowledged.parts.len(), &None)
+        );
+        acknowledged.check(&again, 3, &[acknowledged.tail()]);
+    }
+    assert!(disk.used_bytes() <= full_at, "nothing is left of what did not fit");
     disk.set_capacity(None);
-    let disk = disk.crash(Survive::Nothing);
-    let (store, restored) = open(&disk, small()).expect("opens");
-    assert_eq!(restored[0].held.len(), acknowledged.parts.len());
-    acknowledged.check(&store, 3, &[acknowledged.tail()]);
-    assert_eq!(ErrorKind::Full, ErrorKind::Full);
+    store.append(&[batch_entry(waiting)]).expect("there is room again");
+    for _ in 0..50 {
+        one_more(&store, &mut model).expect("appends");
+    }
+    model.check(&store, 3, &[Lsn::MAX]);
+}
+
+/// Whatever the background work is at when the room ends, it gives up without a trace and goes on later.
+#[test]
+fn background_work_survives_a_full_disk_wherever_it_meets_it() {
+    let (mut met, mut done) = (0, 0);
+    for spare in (0..4000).step_by(50) {
+        let disk = MemDisk::new();
+        let store = create(&disk, small());
+        let mut model = Model::new();
+        for number in 0..60u64 {
+            let parts = (0..4).map(|i| (vec![apply((number + i) % 9)], body(number, 60))).collect();
+            store.append(&[batch_entry(model.batch(parts))]).expect("appends");
+            if number % 6 == 5 && number < 50 {
+                model.settle(Lsn::ZERO);
+                store.advance(SEGMENT, &model.report());
+                store.flush_segment(SEGMENT).expect("flushes");
+            }
+        }
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        disk.set_capacity(Some(disk.used_bytes() + spare));
+        loop {
+            match store.flush_segment(SEGMENT).and_then(|_| store.background()) {
+                Ok(true) => {}
+                Ok(false) => {
+                    done += 1;
+                    break;
+                }
+                Err(StoreError::Full(_)) => {
+                    met += 1;
+                    break;
+                }
+                Err(error) => panic!("{spare}: {error}"),
+            }
+        }
+        model.check(&store, 9, &[Lsn::MAX]);
+        let left = disk.crash(Survive::Nothing);
+        left.set_capacity(None);
+        let (again, restored) = open(&left, small()).expect("opens");
+        assert_eq!(restored[0].damage, None);
+        model.check(&again, 9, &[Lsn::MAX]);
+        disk.set_capacity(None);
+        // More has come since the flush that did not fit.
+        for _ in 0..5 {
+            one_more(&store, &mut model).expect("appends");
+        }
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        store.flush_segment(SEGMENT).expect("flushes");
+        work_off(&store);
+        model.check(&store, 9, &[Lsn::MAX]);
+        let seg = env::Disk::list(&disk, &dir().join("seg")).expect("lists").remove(0);
+        let names = env::Disk::list(&disk, &dir().join("seg").join(seg)).expect("lists");
+        let pages = names.iter().filter(|name| name.ends_with(".pages")).count();
+        assert_eq!(pages as u64, store.stats().files, "no rubbish: {names:?}");
+    }
+    assert!(met > 20 && done > 5, "{met} {done}");
 }
 
 #[test]
@@ -150,7 +226,9 @@ fn a_dropped_segment_leaves_nothing_and_may_come_again() {
 #[test]
 fn many_segments_share_one_write() {
     let disk = MemDisk::new();
-    let store = create(&disk, small());
+    // Room for the notes of all in one file.
+    let options = Options { log_file_bytes: 64 << 10, ..small() };
+    let store = create(&disk, options.clone());
     let ids: Vec<SegmentId> =
         (10..40).map(|group| SegmentId { group: GroupId(group), ..SEGMENT }).collect();
     let mut entries = Vec::new();
@@ -163,7 +241,7 @@ fn many_segments_share_one_write() {
     let before = disk.sync_points();
     store.append(&entries).expect("appends");
     assert_eq!(disk.sync_points() - before, 1, "one durable write for all");
-    let (store, restored) = open(&disk, small()).expect("opens");
+    let (store, restored) = open(&disk, options).expect("opens");
     assert_eq!(restored.len(), 31);
     for id in ids {
         assert!(matches!(store.read_page(id, &key(1), Lsn::MAX), PageAnswer::Page { .. }));

@@ -362,7 +362,8 @@ fn a_batch_that_rots_before_it_can_be_flushed_waits_for_the_durable_point() {
     grow(&mut model, 10, 1);
     let target = member(&model, 100, small());
     let (path, _) = files(&target.disk, ".log").remove(0);
-    target.disk.flip(&path, 512 + 100, 1).expect("flips");
+    // Behind the file's header and the segment's note.
+    target.disk.flip(&path, 1024 + 100, 1).expect("flips");
     scrub_all(&target.store);
     work_off(&target.store);
     assert_eq!(target.store.damage().log.len(), 1, "only memory has it");

@@ -1,5 +1,7 @@
 //! One file of a disk in memory: what programs see, what the medium holds, and what is between.
 
+use std::ops::Range;
+
 use super::{Fate, SECTOR, Survive};
 
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ enum Pending {
 pub(super) struct Content {
     pub(super) seen: Vec<u8>,
     pub(super) held: Vec<u8>,
+    /// What the medium does not give back.
+    pub(super) unreadable: Vec<Range<u64>>,
     pending: Vec<Pending>,
 }
 
@@ -76,7 +80,8 @@ impl Content {
                 }
             }
         }
-        Content { seen: held.clone(), held, pending: Vec::new() }
+        let unreadable = self.unreadable.clone();
+        Content { seen: held.clone(), held, unreadable, pending: Vec::new() }
     }
 }
 

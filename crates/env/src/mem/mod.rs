@@ -11,6 +11,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::IoSlice;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -253,6 +254,20 @@ impl MemDisk {
     }
 }
 
+impl MemDisk {
+    /// Makes a stretch of a file unreadable for good, as sectors of a failing medium are.
+    ///
+    /// # Errors
+    /// `Missing`.
+    pub fn make_unreadable(&self, path: &Path, bytes: Range<u64>) -> Result<(), DiskError> {
+        let mut state = lock(&self.state);
+        let missing = || error(Operation::Read, path, bytes.start, ErrorKind::Missing);
+        let file = state.find(path).ok_or_else(missing)?;
+        state.files[file].unreadable.push(bytes.clone());
+        Ok(())
+    }
+}
+
 impl Disk for MemDisk {
     fn open(&self, path: &Path, mode: Mode) -> Result<Arc<dyn File>, DiskError> {
         let mut state = lock(&self.state);
@@ -391,6 +406,11 @@ impl File for MemFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Read, &self.path, false)?;
+        let wanted = offset..offset.saturating_add(buffer.len() as u64);
+        let spoilt = |bytes: &Range<u64>| bytes.start < wanted.end && wanted.start < bytes.end;
+        if state.files[self.file].unreadable.iter().any(spoilt) {
+            return Err(error(Operation::Read, &self.path, offset, ErrorKind::Failed));
+        }
         let content = &state.files[self.file].seen;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(buffer.len());

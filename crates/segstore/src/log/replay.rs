@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bytes::Bytes;
-use env::{Disk, DiskError, ErrorKind, Mode};
+use env::{Disk, DiskError, File, Mode};
 use types::Incarnation;
 
 use super::ring::{Life, LogFile, Tail};
+use super::scan::Scan;
 use super::unit::{
-    self, Entry, FILE_HEADER, FileHeader, Location, Position, SECTOR, UNIT_HEADER, UnitHeader,
+    self, Entry, FILE_HEADER, FileHeader, Location, Position, UNIT_HEADER, UnitHeader,
 };
 
 /// Acknowledged bytes that cannot be read back.
@@ -32,11 +32,28 @@ pub(crate) struct Damage {
 pub(crate) struct Replayed {
     pub(crate) tail: Tail,
     pub(crate) damage: Vec<Damage>,
+    /// Names of files that the medium does not give back: to be removed once what they held is known
+    /// as lost, durably.
+    pub(crate) unreadable: Vec<String>,
 }
 
+/// A file that may be a life.
 struct Candidate {
     file: LogFile,
     header: Option<FileHeader>,
+    /// Its first unit, when that is of the life that the header names, or of any without a header.
+    first: Option<UnitHeader>,
+}
+
+/// Files by what they are.
+#[derive(Default)]
+struct Sorted {
+    lives: BTreeMap<u64, Candidate>,
+    spare: Vec<LogFile>,
+    /// Lives that two files claim to be: one of them was written in the wrong place.
+    doubled: Vec<u64>,
+    /// Files that the medium does not give back.
+    unreadable: Vec<String>,
 }
 
 /// Reads the log in `dir`, handing every entry to `visit` in order.
@@ -47,23 +64,8 @@ pub(crate) fn replay(
     visit: &mut dyn FnMut(Entry, Location),
 ) -> Result<Replayed, DiskError> {
     let mut damage = Vec::new();
-    let (mut lives, mut spare, next_name) = (BTreeMap::new(), Vec::new(), next_name(disk, dir)?);
-    for candidate in candidates(disk, dir, incarnation)? {
-        let life = match candidate.header {
-            Some(header) => Some(header.life),
-            None => {
-                // A header may be torn while its file is being recycled, before any unit of the
-                // new life; units below a torn header are an older life's, retired before.
-                first_unit(&candidate.file, incarnation)?.map(|unit| unit.at.life)
-            }
-        };
-        match life {
-            Some(life) => {
-                lives.insert(life, candidate);
-            }
-            None => spare.push(candidate.file),
-        }
-    }
+    let next_name = next_name(disk, dir)?;
+    let Sorted { mut lives, mut spare, doubled, unreadable } = sort(disk, dir, incarnation)?;
     let newest = lives.iter().rev().find_map(|(_, found)| found.header);
     let oldest = newest.map_or(1, |header| header.oldest);
     let last_life = lives.keys().next_back().copied().unwrap_or(0);
@@ -71,38 +73,93 @@ pub(crate) fn replay(
     for life in retired {
         spare.extend(lives.remove(&life).map(|found| found.file));
     }
-    let mut end = Position { life: last_life, offset: FILE_HEADER };
-    let mut write = 0;
-    let mut ends = BTreeMap::new();
+    let whole = |life: u64, what: String| {
+        let end = Position { life: life + 1, offset: 0 };
+        Damage { life, end, what }
+    };
+    for life in doubled.into_iter().filter(|life| *life >= oldest) {
+        damage.push(whole(life, format!("two log files claim to be life {life}")));
+    }
+    // Any of them may have been the newest.
+    for name in &unreadable {
+        damage.push(whole(last_life, format!("log file {name} cannot be read")));
+    }
+    let mut tail = Tail {
+        files: BTreeMap::new(),
+        spare,
+        end: Position { life: last_life, offset: FILE_HEADER },
+        write: 0,
+        oldest,
+        next_name,
+        last: Vec::new(),
+        ledger: BTreeMap::new(),
+    };
     for life in oldest..=last_life {
-        let Some(found) = lives.get(&life) else {
+        let Some(found) = lives.remove(&life) else {
             let what = format!("log file of life {life} is missing from {}", dir.display());
-            damage.push(Damage { life, end: Position { life: life + 1, offset: 0 }, what });
+            damage.push(whole(life, what));
             continue;
         };
-        if found.header.is_none() {
-            let what = format!("header of log file {}", found.file.name);
-            damage.push(Damage { life, end: Position { life: life + 1, offset: 0 }, what });
-        }
-        let expected = lives.get(&(life + 1)).and_then(|next| next.header);
-        let expected = expected.map(|header| header.previous_end);
         let LogFile { file, name, bytes } = &found.file;
-        let mut content = vec![0; usize::try_from(*bytes).unwrap_or(0)];
-        file.read_at(0, &mut content)?;
-        let mut scan = Scan { incarnation, life, name, content, damage: &mut damage, write };
-        let offset = scan.run(expected, visit);
-        write = scan.write;
-        end = Position { life, offset };
-        ends.insert(life, offset);
-    }
-    let found = |(life, Candidate { file, .. })| {
-        let mine = damage.iter().find(|damage| damage.life == life);
+        if found.header.is_none() {
+            damage.push(whole(life, format!("header of log file {name}")));
+        }
+        let next = lives.get(&(life + 1)).and_then(|next| next.header);
+        let expected = next.map(|header| header.previous_end);
+        let ((content, unreadable), write) = (read(&**file, *bytes), tail.write);
+        let mut scan =
+            Scan { incarnation, life, name, content, damage: &mut damage, write, last: None };
+        let end = scan.run(expected, visit);
+        // Where the newest life ends is told by itself alone: not when some of it is not to be had.
+        let cut = found.header.map(|header| header.bytes).filter(|length| *length > *bytes);
+        if let Some(to) = cut.or(unreadable).filter(|_| next.is_none()) {
+            scan.report(end, to);
+        }
+        tail.write = scan.write;
+        tail.end = Position { life, offset: end };
+        tail.last = last_written(life, &scan, tail.last);
+        let mine = damage.iter().rev().find(|damage| damage.life == life);
         let damage = mine.map(|damage| damage.what.clone());
-        (life, Life { file, end: ends.get(&life).copied(), damage })
+        tail.files.insert(life, Life { file: found.file, end: Some(end), damage });
+    }
+    tail.write += 1;
+    Ok(Replayed { tail, damage, unreadable })
+}
+
+/// What the last write to the log may have been: this life's header, and the last unit up to here. A
+/// sync that failed may have left it in the system's cache and not on the medium.
+fn last_written(
+    life: u64,
+    scan: &Scan<'_>,
+    before: Vec<(u64, u64, Vec<u8>)>,
+) -> Vec<(u64, u64, Vec<u8>)> {
+    let part = |(offset, bytes): (u64, u64)| {
+        let bytes = scan.bytes(offset, usize::try_from(bytes).ok()?)?;
+        Some((life, offset, bytes.to_vec()))
     };
-    let files = lives.into_iter().map(found).collect();
-    let tail = Tail { files, spare, end, write: write + 1, oldest, next_name };
-    Ok(Replayed { tail, damage })
+    let unit = scan.last.and_then(part);
+    let before = before.into_iter().filter(|(_, offset, _)| *offset > 0 && unit.is_none());
+    let mut last: Vec<_> = before.collect();
+    last.extend(unit);
+    last.extend(part((0, FILE_HEADER)));
+    last
+}
+
+/// A file's content, and up to where something of it cannot be read: that is zeros, and not a unit.
+fn read(file: &dyn File, bytes: u64) -> (Vec<u8>, Option<u64>) {
+    const PIECE: usize = 4096;
+    let mut content = vec![0; usize::try_from(bytes).unwrap_or(0)];
+    let mut unreadable = None;
+    if file.read_at(0, &mut content).is_err() {
+        for (number, piece) in content.chunks_mut(PIECE).enumerate() {
+            let offset = (number * PIECE) as u64;
+            if file.read_at(offset, piece).is_err() {
+                piece.fill(0);
+                unreadable = Some(offset + piece.len() as u64);
+            }
+        }
+    }
+    (content, unreadable)
 }
 
 fn log_names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, DiskError> {
@@ -115,104 +172,45 @@ fn next_name(disk: &dyn Disk, dir: &Path) -> Result<u64, DiskError> {
     Ok(names.iter().filter_map(number).max().map_or(1, |last| last + 1))
 }
 
-fn candidates(
-    disk: &dyn Disk,
-    dir: &Path,
-    incarnation: Incarnation,
-) -> Result<Vec<Candidate>, DiskError> {
-    let mut found = Vec::new();
+fn sort(disk: &dyn Disk, dir: &Path, incarnation: Incarnation) -> Result<Sorted, DiskError> {
+    let mut sorted = Sorted::default();
     for name in log_names(disk, dir)? {
         let file = disk.open(&dir.join(&name), Mode::Write)?;
         let bytes = file.len()?;
-        let mut raw = vec![0; FILE_HEADER as usize];
-        let header = match file.read_at(0, &mut raw) {
-            Ok(()) => FileHeader::decode(&raw, incarnation),
-            Err(error) if error.kind == ErrorKind::Eof => None,
-            Err(error) => return Err(error),
+        let Ok(found) = candidate(LogFile { file, name: name.clone(), bytes }, incarnation) else {
+            sorted.unreadable.push(name);
+            continue;
         };
-        found.push(Candidate { file: LogFile { file, name, bytes }, header });
-    }
-    Ok(found)
-}
-
-fn first_unit(file: &LogFile, incarnation: Incarnation) -> Result<Option<UnitHeader>, DiskError> {
-    if file.bytes < FILE_HEADER + SECTOR {
-        return Ok(None);
-    }
-    let mut raw = [0; UNIT_HEADER];
-    file.file.read_at(FILE_HEADER, &mut raw)?;
-    Ok(unit::header(incarnation, FILE_HEADER, &raw))
-}
-
-/// The scan of one life.
-struct Scan<'a> {
-    incarnation: Incarnation,
-    life: u64,
-    name: &'a str,
-    content: Vec<u8>,
-    damage: &'a mut Vec<Damage>,
-    write: u64,
-}
-
-impl Scan<'_> {
-    /// Visits the life's entries; returns where its units end.
-    fn run(&mut self, expected: Option<u64>, visit: &mut dyn FnMut(Entry, Location)) -> u64 {
-        let mut offset = FILE_HEADER;
-        let mut end = FILE_HEADER;
-        loop {
-            if expected.is_some_and(|expected| offset >= expected) {
-                return offset;
-            }
-            if let Some((header, entries)) = self.unit(offset) {
-                self.write = header.write;
-                offset += unit::unit_bytes(u64::from(header.length));
-                end = offset;
-                for (entry, location) in entries {
-                    visit(entry, location);
-                }
-                continue;
-            }
-            match (self.next_unit(offset + SECTOR), expected) {
-                (Some(next), _) => {
-                    self.report(offset, next);
-                    offset = next;
-                }
-                (None, Some(expected)) => {
-                    self.report(offset, expected);
-                    return expected;
-                }
-                (None, None) => return end,
-            }
+        // A header may be torn while its file is being recycled, before any unit of the new life;
+        // units below a torn header are an older life's, retired before.
+        let life = found.header.map(|header| header.life);
+        let Some(life) = life.or(found.first.map(|unit| unit.at.life)) else {
+            sorted.spare.push(found.file);
+            continue;
+        };
+        if let Some(other) = sorted.lives.remove(&life) {
+            sorted.doubled.push(life);
+            let (kept, left) = if found.first.is_some() { (found, other) } else { (other, found) };
+            sorted.lives.insert(life, kept);
+            sorted.spare.push(left.file);
+        } else {
+            sorted.lives.insert(life, found);
         }
     }
+    Ok(sorted)
+}
 
-    fn report(&mut self, from: u64, to: u64) {
-        let what = format!("log file {} at offsets {from} to {to}", self.name);
-        let (life, end) = (self.life, Position { life: self.life, offset: to });
-        self.damage.push(Damage { life, end, what });
+fn candidate(file: LogFile, incarnation: Incarnation) -> Result<Candidate, DiskError> {
+    let mut raw = vec![0; FILE_HEADER as usize + UNIT_HEADER];
+    if file.bytes < raw.len() as u64 {
+        return Ok(Candidate { file, header: None, first: None });
     }
-
-    fn bytes(&self, offset: u64, length: usize) -> Option<&[u8]> {
-        let start = usize::try_from(offset).ok()?;
-        self.content.get(start..start.checked_add(length)?)
-    }
-
-    fn header(&self, offset: u64) -> Option<UnitHeader> {
-        let found = unit::header(self.incarnation, offset, self.bytes(offset, UNIT_HEADER)?);
-        found.filter(|header| header.at.life == self.life)
-    }
-
-    fn unit(&self, offset: u64) -> Option<(UnitHeader, Vec<(Entry, Location)>)> {
-        let header = self.header(offset)?;
-        let body = self.bytes(offset + UNIT_HEADER as u64, header.length as usize)?;
-        // A copy, so that what stays in memory does not keep the whole file there.
-        let entries = header.entries(self.incarnation, &Bytes::copy_from_slice(body)).ok()?;
-        Some((header, entries))
-    }
-
-    /// First offset at or after `from` that holds a later unit's header of this life.
-    fn next_unit(&self, from: u64) -> Option<u64> {
-        let later = |offset: &u64| self.header(*offset).is_some_and(|h| h.write > self.write);
-        (from..self.content.len() as u64).step_by(SECTOR as usize).find(later)
-    }
+    file.file.read_at(0, &mut raw)?;
+    let (header, first) = raw.split_at(FILE_HEADER as usize);
+    let first = unit::header(incarnation, FILE_HEADER, first);
+    // What a file held before is of an earlier life: under a later one's unit the header is not its own.
+    let own = |header: &FileHeader| first.is_none_or(|unit| unit.at.life <= header.life);
+    let header = FileHeader::decode(header, incarnation).filter(own);
+    let first = first.filter(|unit| header.is_none_or(|header| header.life == unit.at.life));
+    Ok(Candidate { file, header, first })
 }

@@ -3,17 +3,19 @@
 //! Orders that matter (rule S3):
 //! 1. a new life's header is durable before its first unit, and tells where the life before it ended
 //!    and which lives are still needed;
-//! 2. a file is recycled only after a durable header has said that its life is no longer needed.
+//! 2. a file is recycled only after a durable header has said that its life is no longer needed, and
+//!    the new life's ledger is durable.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use env::{Disk, DiskError, File, recipes};
-use types::Incarnation;
+use bytes::Bytes;
+use env::{Disk, DiskError, ErrorKind, File, Operation, recipes};
+use types::{Incarnation, SegmentId};
 
-use super::unit::{self, ENTRY_HEADER, Entry, FILE_HEADER, FileHeader, Location, Position};
+use super::unit::{self, ENTRY_HEADER, Entry, FILE_HEADER, FileHeader, Kind, Location, Position};
 
 /// A log file in use or spare.
 #[derive(Clone)]
@@ -101,6 +103,21 @@ impl Lives {
     }
 }
 
+/// Why nothing, or not everything, was appended.
+#[derive(Debug)]
+pub(crate) enum LogError {
+    /// There is no room for the next file; the units of this call that are durable may be written again.
+    NoRoom(DiskError),
+    /// A write failed: what the medium holds is not known.
+    Failed(DiskError),
+}
+
+impl From<DiskError> for LogError {
+    fn from(error: DiskError) -> LogError {
+        LogError::Failed(error)
+    }
+}
+
 /// The appender.
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
@@ -117,6 +134,8 @@ pub(crate) struct Log {
     oldest_needed: u64,
     /// What the newest durable header says of the above.
     oldest_durable: u64,
+    /// What every life begins with: the newest note of each segment.
+    ledger: BTreeMap<SegmentId, Bytes>,
 }
 
 /// What replay found, from which the appender goes on.
@@ -127,6 +146,9 @@ pub(crate) struct Tail {
     pub(crate) write: u64,
     pub(crate) oldest: u64,
     pub(crate) next_name: u64,
+    /// What may have been written last: life, offset and bytes.
+    pub(crate) last: Vec<(u64, u64, Vec<u8>)>,
+    pub(crate) ledger: BTreeMap<SegmentId, Bytes>,
 }
 
 impl Log {
@@ -138,6 +160,12 @@ impl Log {
         file_bytes: u64,
         tail: Tail,
     ) -> Result<Log, DiskError> {
+        for (life, offset, bytes) in &tail.last {
+            // What it says is believed from now on, so it must be on the medium: see S16.
+            if let Some(found) = tail.files.get(life) {
+                found.file.file.write_at_durable(*offset, &[IoSlice::new(bytes)])?;
+            }
+        }
         let lives = Lives(Arc::new(RwLock::new(tail.files)));
         let mut next_name = tail.next_name;
         // Files of another size first: one that a full disk cut short is in the way of the next.
@@ -167,9 +195,12 @@ impl Log {
             write: tail.write,
             oldest_needed: tail.oldest.max(1),
             oldest_durable: tail.oldest.max(1),
+            ledger: tail.ledger,
         };
-        log.roll(0)?;
-        Ok(log)
+        match log.roll(0) {
+            Ok(_) => Ok(log),
+            Err(LogError::NoRoom(error) | LogError::Failed(error)) => Err(error),
+        }
     }
 
     pub(crate) fn lives(&self) -> Lives {
@@ -183,7 +214,7 @@ impl Log {
 
     /// Writes entries durably; returns where each payload lies, and the bytes written.
     /// One system call, unless the entries do not fit into one file together.
-    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<(Vec<Location>, u64), DiskError> {
+    pub(crate) fn append(&mut self, entries: &[Entry]) -> Result<(Vec<Location>, u64), LogError> {
         let room = self.file_bytes - FILE_HEADER;
         let mut locations = Vec::with_capacity(entries.len());
         let mut written = 0;
@@ -202,42 +233,74 @@ impl Log {
             let (now, later) = rest.split_at(count);
             let needed = unit::unit_bytes(length);
             if self.at.offset + needed > self.active.bytes {
-                self.roll(needed)?;
+                written += self.roll(needed)?;
             }
-            let (bytes, found) = unit::encode(self.incarnation, self.at, self.write, now);
-            self.active.file.write_at_durable(self.at.offset, &[IoSlice::new(&bytes)])?;
-            self.at.offset += bytes.len() as u64;
-            self.write += 1;
-            written += bytes.len() as u64;
+            let (bytes, found) = self.write_unit(now)?;
+            written += bytes;
             locations.extend(found);
             rest = later;
         }
+        self.take_notes(entries);
         Ok((locations, written))
     }
 
-    /// Begins a new life with room for `needed` bytes of units.
-    pub(crate) fn roll(&mut self, needed: u64) -> Result<(), DiskError> {
-        let bytes = (FILE_HEADER + needed).max(self.file_bytes);
+    /// Writes one unit, for which there is room.
+    fn write_unit(&mut self, entries: &[Entry]) -> Result<(u64, Vec<Location>), DiskError> {
+        let (bytes, found) = unit::encode(self.incarnation, self.at, self.write, entries);
+        self.active.file.write_at_durable(self.at.offset, &[IoSlice::new(&bytes)])?;
+        self.at.offset += bytes.len() as u64;
+        self.write += 1;
+        Ok((bytes.len() as u64, found))
+    }
+
+    /// Remembers what every later life is to begin with.
+    pub(crate) fn take_notes(&mut self, entries: &[Entry]) {
+        for entry in entries.iter().filter(|entry| entry.kind == Kind::Ledger) {
+            match entry.payload.is_empty() {
+                true => self.ledger.remove(&entry.segment),
+                false => self.ledger.insert(entry.segment, entry.payload.clone()),
+            };
+        }
+    }
+
+    /// Begins a new life with room for `needed` bytes of units besides the ledger, and writes that.
+    /// Returns the bytes of units written.
+    pub(crate) fn roll(&mut self, needed: u64) -> Result<u64, LogError> {
+        let note = |(segment, payload): (&SegmentId, &Bytes)| Entry {
+            segment: *segment,
+            kind: Kind::Ledger,
+            payload: payload.clone(),
+        };
+        let ledger: Vec<Entry> = self.ledger.iter().map(note).collect();
+        let ledger_bytes = unit::unit_bytes(unit::entries_bytes(&ledger));
+        let bytes = (FILE_HEADER + ledger_bytes + needed).max(self.file_bytes);
         let file = match self.spare.iter().position(|file| file.bytes >= bytes) {
             Some(index) => self.spare.remove(index),
             None => {
                 self.next_name += 1;
-                create(&*self.disk, &self.dir, self.next_name - 1, bytes)?
+                let made = create(&*self.disk, &self.dir, self.next_name - 1, bytes);
+                made.map_err(|error| match error.kind {
+                    ErrorKind::Full => LogError::NoRoom(error),
+                    _ => LogError::Failed(error),
+                })?
             }
         };
         let header = FileHeader {
             life: self.at.life + 1,
             previous_end: self.at.offset,
             oldest: self.oldest_needed,
+            bytes: file.bytes,
         };
         let encoded = header.encode(self.incarnation);
         file.file.write_at_durable(0, &[IoSlice::new(&encoded)])?;
         self.lives.end(self.at.life, self.at.offset);
         self.at = Position { life: header.life, offset: FILE_HEADER };
-        self.oldest_durable = header.oldest;
         self.lives.insert(header.life, file.clone());
         self.active = file;
-        Ok(())
+        let written = if ledger.is_empty() { 0 } else { self.write_unit(&ledger)?.0 };
+        // Only now may an older life go: it has the ledger too.
+        self.oldest_durable = header.oldest;
+        Ok(written)
     }
 
     /// Says that lives up to this one are no longer needed; they are recycled after the next roll.
@@ -284,7 +347,7 @@ pub(crate) enum Recycled {
     Remove(String),
 }
 
-/// Creates a zeroed log file.
+/// Creates a zeroed log file. Where there is no room for it nothing is left of it.
 pub(crate) fn create(
     disk: &dyn Disk,
     dir: &std::path::Path,
@@ -292,6 +355,21 @@ pub(crate) fn create(
     bytes: u64,
 ) -> Result<LogFile, DiskError> {
     let name = format!("{name:08}.log");
-    let file = recipes::create_zeroed(disk, &dir.join(&name), bytes)?;
-    Ok(LogFile { file, name, bytes })
+    let path = dir.join(&name);
+    let free = disk.free_bytes(dir)?;
+    if free < bytes {
+        // Found out beforehand, so that it does not take what little room others may need.
+        let detail = format!("{bytes} bytes are wanted, {free} are free");
+        let (operation, kind) = (Operation::Allocate, ErrorKind::Full);
+        return Err(DiskError { operation, path, offset: 0, kind, detail });
+    }
+    match recipes::create_zeroed(disk, &path, bytes) {
+        Ok(file) => Ok(LogFile { file, name, bytes }),
+        Err(error) => {
+            if error.kind == ErrorKind::Full {
+                recipes::remove_all(disk, dir, &[name])?;
+            }
+            Err(error)
+        }
+    }
 }

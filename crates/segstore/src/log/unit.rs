@@ -18,7 +18,7 @@ pub(crate) const UNIT_HEADER: usize = 48;
 /// Bytes of an entry before its payload.
 pub(crate) const ENTRY_HEADER: usize = 28;
 
-const FILE_MAGIC: [u8; 8] = *b"6fLOG\0\0\x01";
+const FILE_MAGIC: [u8; 8] = *b"6fLOG\0\0\x03";
 const FILE_HEADER_USED: usize = 64;
 const UNIT_MAGIC: u32 = u32::from_le_bytes(*b"6fU\x01");
 
@@ -49,6 +49,7 @@ impl Location {
 pub(crate) enum Kind {
     Batch = 1,
     State = 2,
+    Ledger = 3,
 }
 
 /// One entry, to write or as read.
@@ -68,6 +69,8 @@ pub(crate) struct FileHeader {
     pub(crate) previous_end: u64,
     /// The oldest life that was still needed when this one began.
     pub(crate) oldest: u64,
+    /// Bytes of the file: one that is shorter was cut.
+    pub(crate) bytes: u64,
 }
 
 impl FileHeader {
@@ -78,6 +81,7 @@ impl FileHeader {
         out.extend_from_slice(&self.life.to_le_bytes());
         out.extend_from_slice(&self.previous_end.to_le_bytes());
         out.extend_from_slice(&self.oldest.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
         out.resize(FILE_HEADER_USED - 4, 0);
         let crc = crc32c::crc32c(&out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -95,7 +99,8 @@ impl FileHeader {
         let known = reader.fixed::<8>().ok()? == FILE_MAGIC
             && reader.fixed::<16>().ok()? == incarnation.0.to_le_bytes();
         let mut next = || reader.u64().ok();
-        let header = FileHeader { life: next()?, previous_end: next()?, oldest: next()? };
+        let (life, previous_end, oldest, bytes) = (next()?, next()?, next()?, next()?);
+        let header = FileHeader { life, previous_end, oldest, bytes };
         known.then_some(header)
     }
 }
@@ -124,6 +129,11 @@ pub(crate) fn unit_bytes(length: u64) -> u64 {
     (UNIT_HEADER as u64 + length).next_multiple_of(SECTOR)
 }
 
+/// Bytes of entries in a unit.
+pub(crate) fn entries_bytes(entries: &[Entry]) -> u64 {
+    entries.iter().map(|entry| (ENTRY_HEADER + entry.payload.len()) as u64).sum()
+}
+
 /// Encodes a unit. Returns its bytes and, for each entry, where its payload lies.
 pub(crate) fn encode(
     incarnation: Incarnation,
@@ -131,7 +141,7 @@ pub(crate) fn encode(
     write: u64,
     entries: &[Entry],
 ) -> (Vec<u8>, Vec<Location>) {
-    let length: usize = entries.iter().map(|e| ENTRY_HEADER + e.payload.len()).sum();
+    let length = usize::try_from(entries_bytes(entries)).expect("a unit fits in memory");
     let total = usize::try_from(unit_bytes(length as u64)).expect("a unit fits in memory");
     let mut out = Vec::with_capacity(total);
     out.resize(UNIT_HEADER, 0);
@@ -194,6 +204,7 @@ impl UnitHeader {
             let kind = match reader.u32()? {
                 1 => Kind::Batch,
                 2 => Kind::State,
+                3 => Kind::Ledger,
                 _ => return Err(Malformed("kind of a log entry")),
             };
             let length = reader.u32()?;

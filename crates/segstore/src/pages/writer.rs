@@ -126,12 +126,22 @@ impl PageWriter {
         Ok(())
     }
 
-    /// Finishes and makes the file durable; `None` when nothing was added (the file is removed).
+    /// Finishes and makes the file durable; `None` when nothing was added (the file is removed, as it is
+    /// when the disk is full).
     pub(crate) fn finish(mut self) -> Result<Option<PageFile>, DiskError> {
+        match self.complete() {
+            Ok(true) => Ok(Some(PageFile::new(self.file, self.path, self.binding, self.meta))),
+            Ok(false) => self.abandon().map(|()| None),
+            Err(error) if error.kind == ErrorKind::Full => self.abandon().and(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what is left, durably; false when there is nothing in the file.
+    fn complete(&mut self) -> Result<bool, DiskError> {
         self.end_block()?;
         if self.blocks.is_empty() && self.deletes.is_empty() {
-            self.abandon()?;
-            return Ok(None);
+            return Ok(false);
         }
         self.deletes.sort_by_key(|delete| (delete.from, delete.place()));
         self.meta.deletes = self.deletes.len() as u64;
@@ -144,7 +154,7 @@ impl PageWriter {
         self.drain()?;
         recipes::publish(&*self.disk, &self.path, &*self.file)?;
         self.meta.bytes = self.written;
-        Ok(Some(PageFile::new(self.file, self.path, self.binding, self.meta)))
+        Ok(true)
     }
 
     /// Removes the unfinished file, if an install has not done so.
