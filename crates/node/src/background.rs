@@ -17,6 +17,7 @@ const REST_AFTER_ERROR: Duration = Duration::from_secs(5);
 /// Works until the node stops. An error is returned only when the store is stopped for good.
 pub(crate) fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
     yield_to_everybody();
+    let mut said = None;
     while !shared.stopping() {
         let worked = match shared.next_to_drop() {
             Some(segment) => shared.store.drop_segment(segment).map(|()| true),
@@ -29,7 +30,11 @@ pub(crate) fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
                 return Err(error).context("background work");
             }
             Err(error) => {
-                tracing::warn!(%error, "background work stopped short; it will be tried again");
+                let why = Some(error.to_string());
+                if said != why {
+                    tracing::warn!(%error, "background work stopped short; it will be tried again");
+                }
+                said = why;
                 REST_AFTER_ERROR
             }
         };

@@ -87,6 +87,9 @@ impl LogLoop {
                 if let Some(held) = self.segments.get_mut(&batch.header.segment) {
                     held.note_sent(&batch.header);
                 }
+                if self.unwritten.is_heavy() {
+                    self.lines.pause(from.line);
+                }
                 (batch.header.segment, Input::Append { from: number, batch })
             }
             Message::Seal { segment, epoch } => (segment, Input::Seal { from: number, epoch }),
@@ -123,6 +126,10 @@ impl LogLoop {
         let Some(asked) = self.peers.answered(peer, request) else { return };
         let now = Instant::now();
         let (segment, input) = match message {
+            // Asked for before the disk was full; it is asked for again.
+            Message::Fill { .. } if self.unwritten.is_waiting() => {
+                (asked, Input::PeerRefused { peer, refusal: None })
+            }
             Message::Fill { segment, report, batches } => {
                 if !batches.is_empty() {
                     self.shared.metrics.filled_batches.inc_by(batches.len() as u64);
@@ -153,11 +160,14 @@ impl LogLoop {
     /// The control plane's list: what is missing is created; members and addresses are learnt.
     pub(crate) fn assigned(&mut self, places: &[SegmentPlace]) {
         self.peers.learn_places(places);
+        let mut met = true;
         for place in places {
             if let Err(refusal) = self.hold_as_told(spec_of(place)) {
                 tracing::error!(%refusal, "an assigned segment cannot be created");
+                met = false;
             }
         }
+        self.shared.note_assigned(met);
     }
 
     fn create(&mut self, from: Asker, spec: SegmentSpec) {

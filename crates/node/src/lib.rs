@@ -4,7 +4,7 @@
 //! Rules N1 and on: `README.md`.
 //!
 //! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
-//! [`dispatch`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
+//! [`dispatch`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
 //! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`registrar`].
 
 mod asks;
@@ -25,6 +25,7 @@ mod run;
 mod serve;
 mod shared;
 mod start;
+mod unwritten;
 
 pub use config::NodeConfig;
 pub use node::{Node, Stopper};

@@ -56,6 +56,8 @@ pub(crate) struct Lines {
     dirty: BTreeSet<LineId>,
     greeting: BTreeMap<LineId, Instant>,
     held: BTreeSet<(Instant, LineId)>,
+    /// Lines that are not read until [`Lines::resume`].
+    paused: BTreeSet<LineId>,
     timer: DueTimer,
     scratch: Vec<u8>,
 }
@@ -72,6 +74,7 @@ impl Lines {
             dirty: BTreeSet::new(),
             greeting: BTreeMap::new(),
             held: BTreeSet::new(),
+            paused: BTreeSet::new(),
             timer,
             scratch: vec![0; SCRATCH_BYTES],
         })
@@ -108,6 +111,7 @@ impl Lines {
         self.busy.remove(&id);
         self.dirty.remove(&id);
         self.greeting.remove(&id);
+        self.paused.remove(&id);
         if let Some(due) = line.held {
             self.held.remove(&(due, id));
         }
@@ -174,7 +178,8 @@ impl Lines {
     fn readable(&self) -> impl Iterator<Item = LineId> + '_ {
         let paused = |id: &LineId| {
             let queued = |line: &Line| line.connection.queued_bytes();
-            self.lines.get(id).is_some_and(|line| queued(line) > QUEUED_BYTES_PAUSE)
+            self.paused.contains(id)
+                || self.lines.get(id).is_some_and(|line| queued(line) > QUEUED_BYTES_PAUSE)
         };
         self.busy.iter().copied().filter(move |id| !paused(id))
     }
@@ -216,6 +221,24 @@ impl Lines {
         // Numbers ascend with time: the oldest is the first.
         let old = self.greeting.iter().take_while(|(_, since)| now > **since + GREETING_MAX);
         old.map(|(id, _)| *id).collect()
+    }
+
+    /// Leaves what a line's peer sends in its socket until [`Lines::resume`].
+    pub(crate) fn pause(&mut self, id: LineId) {
+        if self.lines.contains_key(&id) {
+            self.paused.insert(id);
+        }
+    }
+
+    /// Lines that are not read and whose peers have hung up.
+    pub(crate) fn left(&self) -> Vec<LineId> {
+        let closing = |id: &LineId| self.lines.get(id).is_some_and(|line| line.closing);
+        self.paused.iter().copied().filter(closing).collect()
+    }
+
+    /// Reads all lines again.
+    pub(crate) fn resume(&mut self) {
+        self.paused.clear();
     }
 
     /// Queues a message; a line that is gone needs no answer.

@@ -20,7 +20,6 @@ use anyhow::Context as _;
 use link::{Connection, LinkError};
 use mio::net::TcpListener;
 use protocol::{Input, Output, Segment};
-use segstore::LogEntry;
 use types::{Epoch, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, VolumeId};
 use wire::{Message, SegmentSpec};
 
@@ -32,6 +31,7 @@ use crate::metrics::SegmentGauges;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::shared::Shared;
+use crate::unwritten::Unwritten;
 
 /// A writer that spoke less than this ago will do so again.
 const FED: Duration = Duration::from_secs(1);
@@ -92,8 +92,7 @@ pub(crate) struct LogLoop {
     mail: Receiver<Mail>,
     hydrator: SyncSender<Order>,
     lines_made: LineId,
-    persist: Vec<(SegmentId, LogEntry)>,
-    persist_seq: BTreeMap<SegmentId, u64>,
+    pub(crate) unwritten: Unwritten,
     replies: Vec<(Asker, Message)>,
     acks: BTreeMap<(usize, LineId, SegmentId), usize>,
     touched: BTreeSet<SegmentId>,
@@ -128,8 +127,7 @@ impl LogLoop {
             mail,
             hydrator,
             lines_made: 0,
-            persist: Vec::new(),
-            persist_seq: BTreeMap::new(),
+            unwritten: Unwritten::default(),
             replies: Vec::new(),
             acks: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -163,6 +161,7 @@ impl LogLoop {
     pub(crate) fn release(&mut self, id: SegmentId) {
         self.segments.remove(&id);
         self.touched.remove(&id);
+        self.unwritten.forget(id);
         self.pace.forget(id);
         self.shared.withdraw(id);
         self.shared.metrics.dropped(id);
@@ -177,7 +176,8 @@ impl LogLoop {
 
     /// One turn; false to stop.
     fn turn(&mut self) -> anyhow::Result<bool> {
-        let woken = self.lines.wait(self.pace.next()).context("cannot wait for events")?;
+        let due = self.pace.next().into_iter().chain(self.unwritten.again()).min();
+        let woken = self.lines.wait(due).context("cannot wait for events")?;
         let begin = Instant::now();
         if woken.accepting {
             self.accept();
@@ -190,7 +190,7 @@ impl LogLoop {
         self.settle()?;
         self.publish();
         self.send();
-        if batches > 0 {
+        if batches > 0 && !self.unwritten.is_waiting() {
             let seconds = begin.elapsed().as_secs_f64();
             (0..batches).for_each(|_| self.shared.metrics.ack_seconds.observe(seconds));
         }
@@ -268,12 +268,18 @@ impl LogLoop {
 
     fn tick(&mut self, now: Instant) {
         for segment in self.pace.due(now) {
-            self.inputs.push_back((segment, Input::Tick));
+            // What gossip would bring now could only wait, too.
+            if !self.unwritten.is_waiting() {
+                self.inputs.push_back((segment, Input::Tick));
+            }
         }
         let mut silent = self.peers.silent(now);
         silent.extend(self.lines.speechless(now));
-        for line in silent {
+        for line in &silent {
             tracing::info!(line, "no answer or greeting on a connection; hanging up");
+        }
+        silent.extend(self.lines.left());
+        for line in silent {
             self.lines.remove(line);
             self.line_ended(line);
         }
@@ -285,7 +291,7 @@ impl LogLoop {
             while let Some((id, input)) = self.inputs.pop_front() {
                 self.handle(id, input);
             }
-            if self.persist.is_empty() {
+            if !self.unwritten.is_due(Instant::now()) {
                 return Ok(());
             }
             self.persist()?;
@@ -304,10 +310,7 @@ impl LogLoop {
 
     fn carry_out(&mut self, id: SegmentId, output: Output) {
         match output {
-            Output::Persist { seq, entry } => {
-                self.persist.push((id, entry));
-                self.persist_seq.insert(id, seq);
-            }
+            Output::Persist { seq, entry } => self.unwritten.push(id, seq, entry),
             Output::Reply { to, message } => self.reply(to, message),
             Output::Ask { peer, message } => {
                 self.shared.metrics.pulls.inc();
@@ -374,15 +377,19 @@ impl LogLoop {
 
     /// One durable write for everything that any segment wants persisted.
     fn persist(&mut self) -> anyhow::Result<()> {
-        let entries = std::mem::take(&mut self.persist);
         let begin = Instant::now();
-        self.shared.store.append(&entries).context(
+        let written = self.unwritten.write(&self.shared.store).context(
             "the hot log cannot be written, so nothing more is acknowledged by this node: if its \
              disk is broken, replace it and the segments are rebuilt from their peers",
         )?;
+        self.shared.metrics.disk_full.set(i64::from(self.unwritten.is_waiting()));
+        if self.unwritten.is_waiting() {
+            return Ok(());
+        }
+        self.lines.resume();
         self.shared.metrics.syncs.inc();
         self.shared.metrics.sync_seconds.observe(begin.elapsed().as_secs_f64());
-        for (id, seq) in std::mem::take(&mut self.persist_seq) {
+        for (id, seq) in written {
             self.inputs.push_back((id, Input::Persisted { seq }));
         }
         Ok(())

@@ -29,6 +29,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) hydrations: Counter,
     pub(crate) refusals: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) disk_full: Gauge,
     scl: Family<Labels, Gauge>,
     full: Family<Labels, Gauge>,
     store: Arc<StoreGauges>,
@@ -94,6 +95,8 @@ impl NodeMetrics {
             hydrations: metrics.counter("node_hydrations", "Segments copied from a peer"),
             refusals: metrics.counter("node_refusals", "Requests refused"),
             connections: metrics.gauge("node_connections", "Open connections of the log loop"),
+            disk_full: metrics
+                .gauge("node_disk_full", "1 while the log waits for room on the disk"),
             scl,
             full,
             store: Arc::new(store),

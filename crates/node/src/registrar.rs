@@ -26,7 +26,7 @@ pub(crate) fn run(
     let mut last = None;
     while !shared.stopping() {
         if let Some(NodeRegistered { segments, deleted, .. }) = news.take() {
-            if Some(&segments) != last.as_ref()
+            if (Some(&segments) != last.as_ref() || shared.is_to_be_assigned_again())
                 && post.post(LOG_LOOP, Mail::Assigned(segments.clone()))
             {
                 last = Some(segments);

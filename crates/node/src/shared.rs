@@ -23,14 +23,16 @@ pub(crate) struct Shared {
     accounts: RwLock<Accounts>,
     /// Segments that nobody speaks for any more, to be dropped by the background thread.
     dropping: Mutex<Vec<SegmentId>>,
+    /// Whether the last list of assigned segments is to be told again.
+    assign_again: AtomicBool,
     stopping: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(store: Store, host: Host, party: Party, metrics: NodeMetrics) -> Shared {
         let (accounts, dropping) = (RwLock::default(), Mutex::default());
-        let stopping = AtomicBool::new(false);
-        Shared { store, host, party, metrics, accounts, dropping, stopping }
+        let (assign_again, stopping) = Default::default();
+        Shared { store, host, party, metrics, accounts, dropping, assign_again, stopping }
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -39,6 +41,16 @@ impl Shared {
 
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Remembers whether every assigned segment is held now: a full disk may have prevented it.
+    pub(crate) fn note_assigned(&self, met: bool) {
+        self.assign_again.store(!met, Ordering::Release);
+    }
+
+    /// Whether to tell the log loop again what is assigned.
+    pub(crate) fn is_to_be_assigned_again(&self) -> bool {
+        self.assign_again.load(Ordering::Acquire)
     }
 
     /// Makes known what a segment holds. Called by the log loop before any acknowledgement of it

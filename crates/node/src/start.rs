@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use env::{Disk, room};
 use protocol::Segment;
 use registry::{Client, NodeRegistered, NodeRegistration};
-use segstore::{Identity, RestoredSegment, Store};
+use segstore::{Identity, RestoredSegment, Store, StoreError};
 use types::{ClusterId, Engine, Incarnation};
 use wire::SegmentSpec;
 
@@ -67,7 +67,8 @@ pub(crate) fn start(
     let (dir, options) = (&config.data_dir, config.store.clone());
     let (identity, store, restored) = match (found, &registered) {
         (Some(identity), _) => {
-            let (store, restored) = Store::open(disk, engine, dir, identity, options)
+            let open = || Store::open(disk.clone(), engine.clone(), dir, identity, options.clone());
+            let (store, restored) = once_there_is_room(open, stopping)
                 .with_context(|| format!("cannot open the store in {}", dir.display()))?;
             (identity, store, restored)
         }
@@ -115,6 +116,26 @@ fn introduce(
         }
     }
     Ok(None)
+}
+
+/// Opens a store, as soon as the disk has room for what an opening writes.
+fn once_there_is_room<T>(
+    open: impl Fn() -> Result<T, StoreError>,
+    stopping: &dyn Fn() -> bool,
+) -> Result<T, StoreError> {
+    let mut told = false;
+    loop {
+        match open() {
+            Err(error) if error.is_full() && !stopping() => {
+                if !told {
+                    tracing::error!(%error, "the disk has no room to open the store; waiting for some");
+                }
+                told = true;
+                thread::sleep(ASK_AGAIN);
+            }
+            done => return done,
+        }
+    }
 }
 
 fn check_cluster(ours: Option<ClusterId>, theirs: ClusterId) -> anyhow::Result<()> {

@@ -260,6 +260,61 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
 }
 
 #[test]
+fn a_node_with_a_full_disk_acknowledges_nothing_serves_reads_and_goes_on_when_there_is_room() {
+    let mut cluster = Cluster::start();
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    for name in all() {
+        append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
+    }
+    cluster.stop_node("b1");
+    let disk = std::sync::Arc::new(env::MemDisk::new());
+    cluster.start_node_on("b1", disk.clone());
+    wait_for("it is created blank", || cluster.report("b1").ok());
+    wait_for("its log is filled", || cluster.report("b1").ok().filter(|r| r.scl == end(2)));
+    let announcement = batch(1, 3, 3, Span::ZERO);
+    wait_for("it is full", || {
+        append(&cluster, "b1", &announcement);
+        cluster.report("b1").ok().filter(|r| r.full)
+    });
+    disk.set_capacity(Some(disk.used_bytes()));
+    let is_full = |cluster: &Cluster| {
+        cluster.metrics_text("b1").contains("node_disk_full{role=\"node\",name=\"b1\"} 1")
+    };
+    let mut client = cluster.connect("b1");
+    let (mut sent, batches) = (0, 200);
+    for n in 0..batches {
+        client
+            .send(&Message::Append(heavy_batch(1, 3 + n, 4 + n, Span::ZERO, 50_000)))
+            .expect("sent");
+        sent += 1;
+    }
+    wait_for("its disk is full", || is_full(&cluster).then_some(()));
+    let acknowledged = wait_for("what it acknowledged is told", || {
+        let Ok(Message::Segments(told)) = cluster.connect("b1").call(&Message::ListSegments) else {
+            return None;
+        };
+        told.first().map(|(_, report)| report.scl)
+    });
+    assert!(end(2) <= acknowledged && acknowledged < end(2 + sent), "{acknowledged}");
+    assert_eq!(read(&cluster, "b1", 0, end(0)), Ok(page(0, 1)), "reads go on");
+    let beyond = read(&cluster, "b1", 3, end(2 + sent));
+    assert!(matches!(beyond, Err(Refusal::Behind { .. })), "{beyond:?}");
+    disk.set_capacity(None);
+    loop {
+        let (_, answer) = client.receive().expect("it is acknowledged by itself");
+        let Message::Ack { scl, .. } = answer else { panic!("not {answer:?}") };
+        if scl == end(2 + sent) {
+            break;
+        }
+    }
+    assert!(!is_full(&cluster));
+    cluster.stop_node("b1");
+    cluster.start_node_on("b1", disk);
+    let report = cluster.report("b1").expect("restored");
+    assert_eq!((report.scl, report.full), (end(2 + sent), true), "what it acknowledged is there");
+}
+
+#[test]
 fn a_directory_of_another_node_is_refused_in_one_sentence() {
     let mut cluster = Cluster::start();
     cluster.stop_node("a1");

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller does about it.
 
-use env::DiskError;
+use env::{DiskError, ErrorKind};
 use types::{Lsn, SegmentId};
 use wire::Refusal;
 
@@ -47,6 +47,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether there was no room on the disk, and nothing else is wrong.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            StoreError::Full(_) => true,
+            StoreError::Disk(error) => error.kind == ErrorKind::Full,
+            _ => false,
+        }
+    }
+
     /// The answer to a peer or driver whose request met this error.
     #[must_use]
     pub fn refusal(&self, asked: Lsn) -> Refusal {

@@ -241,8 +241,9 @@ impl Store {
         let Some(segment) = removed else { return Ok(()) };
         self.abandon_merge(&mut work, id)?;
         work.graveyard.retain(|(owner, _)| owner.id != id);
-        // The log knows first, then the manifest goes: without it the rest is garbage.
-        self.note(ledger::dropped(id))?;
+        // The log knows first, then the manifest goes: without it the rest is garbage. (Had the log no
+        // room to know, an opening finds the segment gone, and thus not full.)
+        self.note_soon(ledger::dropped(id))?;
         let dir = &segment.dir;
         recipes::remove_all(&*self.disk, dir, &[crate::manifest::NAME.to_owned()])
             .map_err(fatal)?;
@@ -261,12 +262,7 @@ impl Store {
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<Vec<Arc<PageFile>>, StoreError> {
         let gone = segment.commit(&*self.disk, change, edit).map_err(|e| self.replaced(&e))?;
-        let noted = Noted::of(&segment.manifest()).entry();
-        match self.note(noted.clone()) {
-            // The next life of the log will begin with it.
-            Err(StoreError::Full(_)) => lock(&self.log).take_notes(&[noted]),
-            other => other?,
-        }
+        self.note_soon(Noted::of(&segment.manifest()).entry())?;
         Ok(gone)
     }
 
@@ -275,6 +271,17 @@ impl Store {
         match error.operation {
             Operation::Rename | Operation::SyncDir => self.fatal(error),
             _ => self.unless_full(error),
+        }
+    }
+
+    /// Notes what is so already; without room for it, the next life of the log will begin with it.
+    fn note_soon(&self, entry: Entry) -> Result<(), StoreError> {
+        match self.note(entry.clone()) {
+            Err(StoreError::Full(_)) => {
+                lock(&self.log).take_notes(&[entry]);
+                Ok(())
+            }
+            other => other,
         }
     }
 
