@@ -16,6 +16,7 @@ use pgwal::keys::{Fork, Key, Kind, Rel, database_range, fork_range, relation_ran
 use types::{GroupId, PageKey};
 
 use crate::draft::{CATALOG, Draft};
+use crate::room::Room;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: u64 = 8192;
@@ -222,23 +223,23 @@ impl Catalog {
 
     /// A record writes this block: gives it an extent and lets the fork reach it.
     pub fn touch(&mut self, draft: &mut Draft, rel: Rel, fork: Fork, block: u32) -> GroupId {
-        let newest = self.group_with_room();
+        let place = self.room().place(&self.filled);
         let extent_blocks = self.extent_blocks;
         let info = self.forks.entry((rel, fork)).or_default();
         let index = (block / extent_blocks) as usize;
         let group = match info.extents.get(index).copied().flatten() {
             Some(group) => group,
             None => {
-                set_extent(info, index, newest);
+                set_extent(info, index, place);
                 let key = Key::Extent(rel, fork, block / extent_blocks);
-                draft.put(key, newest.0.to_le_bytes().to_vec());
+                draft.put(key, place.0.to_le_bytes().to_vec());
                 // Blocks of the extent below the fork's end, unwritten until now, lie there too.
                 let first = block - block % extent_blocks;
                 let end = info.blocks.unwrap_or(0).min(first.saturating_add(extent_blocks));
                 if end > first {
                     count(&mut self.filled, info, extent_blocks, first, end, true);
                 }
-                newest
+                place
             }
         };
         let old = info.blocks;
@@ -364,10 +365,14 @@ impl Catalog {
         self.filled.entry(group).or_insert(0);
     }
 
-    /// Whether the newest group is so full that the next one should be made.
+    /// Whether the groups have so little room that the next one should be made.
     #[must_use]
     pub fn wants_group(&self) -> bool {
-        self.filled.last_key_value().is_some_and(|(_, pages)| *pages > self.group_pages / 4 * 3)
+        self.room().wants_group(&self.filled)
+    }
+
+    fn room(&self) -> Room {
+        Room { group: self.group_pages, extent: self.extent_blocks.into() }
     }
 
     /// Groups and the pages assigned to each.
@@ -380,13 +385,6 @@ impl Catalog {
     #[must_use]
     pub fn extent_blocks(&self) -> u32 {
         self.extent_blocks
-    }
-
-    /// Where new extents go: the newest group with room; the limit is soft, so when none has, the
-    /// newest takes them until another is there.
-    fn group_with_room(&self) -> GroupId {
-        let with_room = self.filled.iter().rev().find(|(_, pages)| **pages < self.group_pages);
-        with_room.or(self.filled.last_key_value()).map_or(CATALOG, |(group, _)| *group)
     }
 
     /// Forgets a run of forks; returns the groups that held blocks of theirs.

@@ -1,7 +1,7 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor. Rules D1 to D25 are in the README; comments cite them.
+//! supervisor. Rules D1 to D26 are in the README; comments cite them.
 //!
-//! Reading order: [`catalog`], [`draft`], [`xids`], [`riders`], [`router`] (pure: what a record means for each
+//! Reading order: [`catalog`], `room`, [`draft`], [`xids`], [`riders`], [`router`] (pure: what a record means for each
 //! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
 //! threads see of it); [`wal_tail`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
@@ -30,6 +30,7 @@ pub mod opening;
 pub mod pages;
 pub mod recover;
 pub mod riders;
+mod room;
 pub mod router;
 pub mod run;
 pub mod settings;

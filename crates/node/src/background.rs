@@ -14,13 +14,15 @@ const REST: Duration = Duration::from_millis(250);
 /// Rest after a damaged file or a full disk stopped a unit of work.
 const REST_AFTER_ERROR: Duration = Duration::from_secs(5);
 
-/// Works until the node stops. An error is returned only when the store is stopped for good.
-pub(crate) fn run(shared: &Arc<Shared>) -> anyhow::Result<()> {
+/// Works until the node stops; with `hold`, only drops. An error is returned only when the store is
+/// stopped for good.
+pub(crate) fn run(shared: &Arc<Shared>, hold: bool) -> anyhow::Result<()> {
     yield_to_everybody();
     let mut said = None;
     while !shared.stopping() {
         let worked = match shared.next_to_drop() {
             Some(segment) => shared.store.drop_segment(segment).map(|()| true),
+            None if hold => Ok(false),
             None => shared.store.background(),
         };
         let rest = match worked {

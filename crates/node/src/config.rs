@@ -27,6 +27,8 @@ pub struct NodeConfig {
     pub az_latency: Duration,
     /// Threads that serve pages.
     pub reader_threads: usize,
+    /// Measurements only: nothing is flushed, merged or freed.
+    pub hold_background: bool,
     /// Sizes of its store.
     pub store: segstore::Options,
 }
@@ -45,6 +47,7 @@ impl NodeConfig {
             http_listen: None,
             az_latency: Duration::ZERO,
             reader_threads: 2,
+            hold_background: false,
             store: segstore::Options::default(),
         }
     }

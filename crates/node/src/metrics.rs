@@ -51,6 +51,10 @@ impl SegmentGauges {
 struct StoreGauges {
     log_bytes: Gauge,
     log_writes: Gauge,
+    log_written_bytes: Gauge,
+    flushed_bytes: Gauge,
+    merged_bytes: Gauge,
+    cold_parts_max: Gauge,
     unflushed_bytes: Gauge,
     files: Gauge,
     file_bytes: Gauge,
@@ -71,6 +75,14 @@ impl NodeMetrics {
         let store = StoreGauges {
             log_bytes: metrics.gauge("node_log_bytes", "Hot log in use"),
             log_writes: metrics.gauge("node_log_writes", "Durable writes to the hot log"),
+            log_written_bytes: metrics
+                .gauge("node_log_written_bytes", "Bytes written to the hot log, padding included"),
+            flushed_bytes: metrics
+                .gauge("node_flushed_bytes", "Bytes of page files written by flushes"),
+            merged_bytes: metrics
+                .gauge("node_merged_bytes", "Bytes of page files written by merges"),
+            cold_parts_max: metrics
+                .gauge("node_cold_parts_max", "Most parts from page files applied for one page"),
             unflushed_bytes: metrics.gauge("node_unflushed_bytes", "Parts not yet in page files"),
             files: metrics.gauge("node_page_files", "Page files"),
             file_bytes: metrics.gauge("node_page_file_bytes", "Bytes of page files"),
@@ -121,6 +133,10 @@ impl NodeMetrics {
         let gauges = &self.store;
         gauges.log_bytes.set(stats.log_bytes as i64);
         gauges.log_writes.set(stats.log_writes as i64);
+        gauges.log_written_bytes.set(stats.log_bytes_written as i64);
+        gauges.flushed_bytes.set(stats.flushed_bytes as i64);
+        gauges.merged_bytes.set(stats.merged_bytes as i64);
+        gauges.cold_parts_max.set(stats.cold_parts_max as i64);
         gauges.unflushed_bytes.set(stats.unflushed_bytes as i64);
         gauges.files.set(stats.files as i64);
         gauges.file_bytes.set(stats.file_bytes as i64);

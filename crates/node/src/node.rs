@@ -155,8 +155,8 @@ impl Node {
             hydrate::run(&with, &mailbox, &orders);
             Ok(())
         })?;
-        let with = Arc::clone(&shared);
-        node.spawn("background", move || background::run(&with))?;
+        let (with, hold) = (Arc::clone(&shared), config.hold_background);
+        node.spawn("background", move || background::run(&with, hold))?;
         node.spawn_detached("registrar", move || {
             registrar::run(&shared, &post, &client, &registration, registered);
         })?;

@@ -10,16 +10,19 @@ use std::sync::atomic::Ordering;
 use env::{DiskError, ErrorKind};
 use types::{Lsn, SegmentId};
 
+use crate::choose::{self, Unflushed};
 use crate::error::StoreError;
 use crate::fold::Folder;
 use crate::log;
 use crate::log::ring::Recycled;
 use crate::mend::Mended;
-use crate::merge::{self, MergeJob, Merged, StepError, Sweep};
+use crate::merge::{MergeJob, Merged, StepError, Sweep};
+use crate::pages::bad::united;
 use crate::pages::block::Binding;
 use crate::pages::{FileMeta, PageFile, PageWriter};
 use crate::segment::{NewFiles, Segment};
 use crate::store::{Store, lock};
+use crate::version::RangeDelete;
 
 /// What background work remembers between units.
 #[derive(Default)]
@@ -86,19 +89,9 @@ impl Store {
     }
 
     fn choose_flush(&self) -> Option<Arc<Segment>> {
-        let sized = |segment: Arc<Segment>| {
-            let bytes = segment.read().bytes;
-            (bytes, segment)
-        };
-        let sizes: Vec<_> = self.all_segments().into_iter().map(sized).collect();
-        let total: u64 = sizes.iter().map(|(bytes, _)| bytes).sum();
-        let threshold =
-            if total >= self.options.flush_total_bytes { 1 } else { self.options.flush_bytes };
-        let ripe = |(bytes, segment): &&(u64, Arc<Segment>)| {
-            // Worth a file only when a good part of it may go.
-            *bytes >= threshold && segment.read().flushable().1 * 2 >= *bytes
-        };
-        sizes.iter().filter(ripe).max_by_key(|(bytes, _)| *bytes).map(|(_, s)| Arc::clone(s))
+        let segments = self.all_segments();
+        let sizes: Vec<Unflushed> = segments.iter().map(|segment| unflushed(segment)).collect();
+        choose::flush(&sizes, &self.options).map(|at| Arc::clone(&segments[at]))
     }
 
     pub(crate) fn writer(
@@ -123,8 +116,7 @@ impl Store {
         let (upto, flushed, low_water, files, deletes) = {
             let index = segment.read();
             let (upto, flushed) = (index.flush_point(), index.flushed);
-            let wanted =
-                |d: &&crate::version::RangeDelete| d.span.end > flushed && d.span.end <= upto;
+            let wanted = |d: &&RangeDelete| d.span.end > flushed && d.span.end <= upto;
             let deletes: Vec<_> = index.deletes.iter().filter(wanted).cloned().collect();
             let low_water = index.state.low_water.min(upto);
             (upto, flushed, low_water, Arc::clone(&index.files), deletes)
@@ -243,7 +235,7 @@ impl Store {
                 (Arc::clone(&index.files), index.state.low_water, index.is_damaged())
             };
             let metas: Vec<FileMeta> = files.iter().map(|file| file.meta).collect();
-            let range = merge::choose(&metas, low_water);
+            let range = choose::merge(&metas, low_water, freed_by_files(&files, low_water));
             let Some(range) = range.filter(|_| !damaged) else { continue };
             let inputs = files[range.clone()].to_vec();
             let older = files[range.end..].to_vec();
@@ -288,4 +280,42 @@ impl Store {
         self.counters.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// What a flush of this segment would be worth.
+fn unflushed(segment: &Segment) -> Unflushed {
+    let (bytes, flushable, deletes, files) = {
+        let index = segment.read();
+        let bytes = index.bytes;
+        // Links are not gone through where nothing can come of it.
+        let (upto, flushable) = if bytes > 0 { index.flushable() } else { (index.flushed, 0) };
+        let deletes = index.deletes.iter().filter(|delete| delete.span.end <= upto);
+        (bytes, flushable, deletes.cloned().collect::<Vec<_>>(), Arc::clone(&index.files))
+    };
+    Unflushed { bytes, flushable, frees: bytes_in(&files, &deletes) }
+}
+
+/// Bytes of files that lie under these deletions, about; none of what cannot be read.
+fn bytes_in(files: &[Arc<PageFile>], deletes: &[RangeDelete]) -> u64 {
+    if deletes.is_empty() {
+        return 0;
+    }
+    let ranges = united(deletes.iter().map(|delete| delete.from..delete.to).collect());
+    files.iter().map(|file| file.bytes_in(&ranges).unwrap_or(0)).sum()
+}
+
+/// Bytes of files that lie under deletions in newer ones at or below the low-water mark.
+fn freed_by_files(files: &[Arc<PageFile>], low_water: Lsn) -> u64 {
+    let mut deletes = Vec::new();
+    let mut bytes = 0;
+    for file in files {
+        bytes += bytes_in(std::slice::from_ref(file), &deletes);
+        if file.meta.deletes > 0
+            && let Ok(loaded) = file.loaded()
+        {
+            let settled = loaded.deletes.iter().filter(|delete| delete.span.end <= low_water);
+            deletes.extend(settled.cloned());
+        }
+    }
+    bytes
 }

@@ -6,10 +6,11 @@
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
 //! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` and `table`
-//! (memory), `version` and `read`, `pages` (files), `background`, `retire`, `merge`, `fold`, `manifest`, `ledger`, `recover`,
-//! [`hydrate`], [`scrub`], [`damage`], [`mend`].
+//! (memory), `version` and `read`, `pages` (files), `choose`, `background`, `retire`, `merge`, `fold`, `manifest`, `ledger`,
+//! `recover`, [`hydrate`], [`scrub`], [`damage`], [`mend`].
 
 mod background;
+mod choose;
 mod codec;
 pub mod damage;
 pub mod entry;

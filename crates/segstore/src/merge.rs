@@ -1,4 +1,4 @@
-//! Merging neighbouring page files into one, a step at a time; and the choice of what to merge.
+//! Merging neighbouring page files into one, a step at a time.
 //!
 //! Files hold disjoint, ascending ranges of the log, so that of one page's versions those in a newer
 //! file are all newer. Only neighbours are merged, which keeps it so. A merge of all files may carry a
@@ -12,47 +12,9 @@ use types::{Engine, Lsn, PageKey};
 
 use crate::error::StoreError;
 use crate::fold::Folder;
-use crate::pages::{Cursor, FileMeta, PageFile, PageWriter};
+use crate::pages::{Cursor, PageFile, PageWriter};
 use crate::segment::Segment;
 use crate::version::{Place, RangeDelete};
-
-/// Files of similar size that are merged together at least.
-const RUN: usize = 4;
-/// Files above which the newest are merged whatever their sizes.
-const FILES_MAX: usize = 12;
-
-/// Which files to merge: a range of the list, newest first. Pure.
-///
-/// Everything is merged when what lies above the oldest file is as large as it (so that space stays
-/// within about twice the live data), or when deletions wait to free a good part of it; else the
-/// newest files of similar size (so that a read meets few files).
-pub(crate) fn choose(files: &[FileMeta], low_water: Lsn) -> Option<std::ops::Range<usize>> {
-    let (oldest, newer) = files.split_last()?;
-    let above: u64 = newer.iter().map(|file| file.bytes).sum();
-    if newer.is_empty() {
-        return (oldest.deletes > 0 && oldest.high <= low_water).then_some(0..1);
-    }
-    if above >= oldest.bytes {
-        return Some(0..files.len());
-    }
-    let deletes = newer.iter().any(|file| file.deletes > 0 && file.high <= low_water);
-    if deletes && above.saturating_mul(16) >= oldest.bytes {
-        return Some(0..files.len());
-    }
-    let mut count = 0;
-    let mut sum = 0;
-    for file in newer {
-        if count > 0 && file.bytes > sum {
-            break;
-        }
-        sum += file.bytes;
-        count += 1;
-    }
-    if count >= RUN {
-        return Some(0..count);
-    }
-    (files.len() > FILES_MAX).then(|| 0..(files.len() - FILES_MAX + RUN))
-}
 
 /// The deletions that cover keys asked for in ascending order.
 pub(crate) struct Sweep {

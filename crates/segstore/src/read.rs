@@ -4,6 +4,7 @@
 //! of the segment's lock, files are read outside of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use types::{Lsn, PageKey, SegmentId};
@@ -44,12 +45,15 @@ impl Store {
             let found = index.collect(&*self.engine, key, read_point);
             (found, Arc::clone(&index.files), index.state.vdl.end)
         };
+        let in_memory = found.part_count();
         for file in files.iter() {
             if found.is_done() || enough(&found) {
                 break;
             }
             file.collect(&*self.engine, key, read_point, &mut found)?;
         }
+        let cold = (found.part_count() - in_memory) as u64;
+        self.counters.cold_parts_max.fetch_max(cold, Ordering::Relaxed);
         Ok((found, settled))
     }
 

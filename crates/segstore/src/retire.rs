@@ -1,6 +1,7 @@
 //! Freeing log files: the oldest when more than the retention is held, and damaged ones at once (S12).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use wire::Batch;
 
@@ -111,7 +112,8 @@ impl Store {
         };
         let entries: Vec<Entry> = batches.iter().map(raw).collect();
         let mut log = lock(&self.log);
-        let (locations, _) = log.append(&entries).map_err(|error| self.log_failed(error))?;
+        let (locations, bytes) = log.append(&entries).map_err(|error| self.log_failed(error))?;
+        self.counters.log_bytes_written.fetch_add(bytes, Ordering::Relaxed);
         let mut index = segment.write();
         for (batch, location) in batches.iter().zip(locations) {
             index.insert(batch, location);

@@ -15,6 +15,7 @@ pub(crate) struct Counters {
     pub(crate) flushed_bytes: AtomicU64,
     pub(crate) merges: AtomicU64,
     pub(crate) merged_bytes: AtomicU64,
+    pub(crate) cold_parts_max: AtomicU64,
     pub(crate) engine_errors: AtomicU64,
     pub(crate) mends: AtomicU64,
     pub(crate) damage_found: AtomicU64,
@@ -48,6 +49,8 @@ pub struct Stats {
     pub merges: u64,
     /// Bytes written by merges.
     pub merged_bytes: u64,
+    /// Most parts from page files that one read of a page has applied.
+    pub cold_parts_max: u64,
     /// Chains that the engine could not fold.
     pub engine_errors: u64,
     /// Segments with damage that is not mended yet.

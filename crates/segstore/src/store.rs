@@ -531,6 +531,7 @@ impl Store {
             flushed_bytes: load(&self.counters.flushed_bytes),
             merges: load(&self.counters.merges),
             merged_bytes: load(&self.counters.merged_bytes),
+            cold_parts_max: load(&self.counters.cold_parts_max),
             engine_errors: load(&self.counters.engine_errors),
             damage_found: load(&self.counters.damage_found),
             damage_mended: load(&self.counters.damage_mended),

@@ -203,6 +203,38 @@ fn deleted_pages_free_their_space() {
 }
 
 #[test]
+fn deletions_free_their_space_although_nothing_is_written_after_them() {
+    let disk = MemDisk::new();
+    let options = Options { flush_bytes: 64 << 10, log_retain_bytes: 1 << 20, ..small() };
+    let store = create(&disk, options);
+    let mut model = Model::new();
+    let append = |model: &mut Model, change| {
+        let batch = model.batch(vec![(vec![change], bytes::Bytes::new())]);
+        store.append(&[batch_entry(batch)]).expect("appends");
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        work_off(&store);
+    };
+    for number in 0..400 {
+        append(&mut model, Change::Put(key(number), vec![number as u8; 1000].into()));
+    }
+    store.flush_segment(SEGMENT).expect("flushes");
+    work_off(&store);
+    let full = store.stats().file_bytes;
+    assert!(full > 390_000, "{full}");
+    append(&mut model, Change::Delete { from: key(10), to: key(390) });
+    let left = store.stats();
+    assert!(left.file_bytes < full / 10, "{} of {full} bytes are left", left.file_bytes);
+    // What page files never held costs no flush when it goes.
+    for number in 500..560 {
+        append(&mut model, Change::Put(key(number), vec![1; 100].into()));
+        append(&mut model, Change::Delete { from: key(number), to: key(number + 1) });
+    }
+    assert_eq!(store.stats().flushes, left.flushes);
+    model.check(&store, 600, &[Lsn::MAX]);
+}
+
+#[test]
 fn a_dropped_segment_leaves_nothing_and_may_come_again() {
     let disk = MemDisk::new();
     let store = create(&disk, small());

@@ -104,6 +104,13 @@ pub(crate) struct NodeArgs {
     /// Round trip to add to traffic with other zones, milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub az_latency: u64,
+    /// Hot log to keep beyond what is in page files, from which peers that were away catch up
+    /// [default: 128MB].
+    #[arg(long, value_name = "SIZE", env = "SIXFOLD_LOG_RETAIN", value_parser = size::parse)]
+    pub log_retain: Option<u64>,
+    /// Measurements: nothing is flushed, merged or freed.
+    #[arg(long, hide = true, env = "SIXFOLD_HOLD_BACKGROUND")]
+    pub hold_background: bool,
     #[command(flatten)]
     pub supervised: Supervised,
 }

@@ -51,6 +51,10 @@ pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
     config.advertise = args.advertise;
     config.http_listen = Some(args.http);
     config.az_latency = Duration::from_millis(args.az_latency);
+    config.hold_background = args.hold_background;
+    if let Some(bytes) = args.log_retain {
+        config.store.log_retain_bytes = bytes;
+    }
     node::run(&config)
 }
 

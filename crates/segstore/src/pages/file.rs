@@ -177,6 +177,14 @@ impl PageFile {
         })
     }
 
+    /// Bytes of blocks that begin in these ranges, which are in order.
+    pub(crate) fn bytes_in(&self, ranges: &[Range<PageKey>]) -> Result<u64, StoreError> {
+        let blocks = &self.loaded()?.blocks;
+        let begun = |key: &PageKey| blocks.partition_point(|block| block.first < *key);
+        let of = |range: &Range<PageKey>| &blocks[begun(&range.start)..begun(&range.end)];
+        Ok(ranges.iter().flat_map(of).map(|block| u64::from(block.length)).sum())
+    }
+
     /// Entries of one block, checked.
     pub(crate) fn block(&self, at: &BlockAt) -> Result<Vec<(PageKey, Version)>, StoreError> {
         self.read_block(at).inspect_err(|error| {
