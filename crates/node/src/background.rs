@@ -47,9 +47,9 @@ pub(crate) fn run(shared: &Arc<Shared>, hold: bool) -> anyhow::Result<()> {
 }
 
 /// Best effort: without it the work is done all the same, only less politely.
-fn yield_to_everybody() {
+pub(crate) fn yield_to_everybody() {
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), 19) {
-        tracing::debug!(%error, "cannot lower the background thread's priority");
+        tracing::debug!(%error, "cannot lower a background thread's priority");
     }
 }

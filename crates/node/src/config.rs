@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use types::{Az, NodeId};
 
+/// Rot is found within a week.
+pub const SCRUB_INTERVAL_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Settings of one node. The cluster's id is not among them: the control plane tells it once, and
 /// the data directory remembers it.
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct NodeConfig {
     pub reader_threads: usize,
     /// Measurements only: nothing is flushed, merged or freed.
     pub hold_background: bool,
+    /// Everything stored is read and checked once in so long.
+    pub scrub_interval: Duration,
     /// Sizes of its store.
     pub store: segstore::Options,
 }
@@ -48,6 +53,7 @@ impl NodeConfig {
             az_latency: Duration::ZERO,
             reader_threads: 2,
             hold_background: false,
+            scrub_interval: SCRUB_INTERVAL_DEFAULT,
             store: segstore::Options::default(),
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
 //! [`dispatch`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
-//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`registrar`].
+//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`scrub`] and
+//! [`mend`], [`registrar`].
 
 mod asks;
 mod background;
@@ -15,6 +16,7 @@ mod hydrate;
 mod lines;
 mod log_loop;
 mod mail;
+mod mend;
 mod metrics;
 mod node;
 mod pace;
@@ -22,11 +24,12 @@ mod peers;
 mod reader;
 mod registrar;
 mod run;
+mod scrub;
 mod serve;
 mod shared;
 mod start;
 mod unwritten;
 
-pub use config::NodeConfig;
+pub use config::{NodeConfig, SCRUB_INTERVAL_DEFAULT};
 pub use node::{Node, Stopper};
 pub use run::run;

@@ -30,6 +30,9 @@ pub(crate) struct NodeMetrics {
     pub(crate) refusals: Counter,
     pub(crate) connections: Gauge,
     pub(crate) disk_full: Gauge,
+    pub(crate) scrubs: Counter,
+    pub(crate) scrubbed_bytes: Counter,
+    pub(crate) mend_failures: Counter,
     scl: Family<Labels, Gauge>,
     full: Family<Labels, Gauge>,
     store: Arc<StoreGauges>,
@@ -62,6 +65,8 @@ struct StoreGauges {
     deltas: Gauge,
     engine_errors: Gauge,
     damaged: Gauge,
+    damage_found: Gauge,
+    damage_mended: Gauge,
 }
 
 impl NodeMetrics {
@@ -90,6 +95,8 @@ impl NodeMetrics {
             deltas: metrics.gauge("node_deltas", "Unfolded parts in page files"),
             engine_errors: metrics.gauge("node_engine_errors", "Chains that did not fold"),
             damaged: metrics.gauge("node_damaged_segments", "Segments with damaged files"),
+            damage_found: metrics.gauge("node_damage_found", "Damaged places found"),
+            damage_mended: metrics.gauge("node_damage_mended", "Of those, mended"),
         };
         NodeMetrics {
             batches: metrics.counter("node_batches", "Batches received"),
@@ -109,6 +116,9 @@ impl NodeMetrics {
             connections: metrics.gauge("node_connections", "Open connections of the log loop"),
             disk_full: metrics
                 .gauge("node_disk_full", "1 while the log waits for room on the disk"),
+            scrubs: metrics.counter("node_scrubs", "Passes over everything that is stored"),
+            scrubbed_bytes: metrics.counter("node_scrubbed_bytes", "Bytes checked by them"),
+            mend_failures: metrics.counter("node_mend_failures", "Mends to be tried again"),
             scl,
             full,
             store: Arc::new(store),
@@ -144,6 +154,8 @@ impl NodeMetrics {
         gauges.deltas.set(stats.deltas as i64);
         gauges.engine_errors.set(stats.engine_errors as i64);
         gauges.damaged.set(stats.damaged as i64);
+        gauges.damage_found.set(stats.damage_found as i64);
+        gauges.damage_mended.set(stats.damage_mended as i64);
     }
 }
 

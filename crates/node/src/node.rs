@@ -1,7 +1,7 @@
 //! A running node: its threads, and how it ends.
 //!
-//! Threads: `log` (segments and hot log), `read-N` (pages), `hydrate`, `background`, `registrar`,
-//! `http`. A thread that fails ends the node with its reason: half a node would answer as if it
+//! Threads: `log` (segments and hot log), `read-N` (pages), `hydrate`, `background`, `scrub`,
+//! `registrar`, `http`. A thread that fails ends the node with its reason: half a node would answer as if it
 //! were whole, and peers handle a dead one.
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::metrics::NodeMetrics;
 use crate::reader::Reader;
 use crate::shared::Shared;
 use crate::start::{self, Addresses, Started};
-use crate::{background, hydrate, registrar};
+use crate::{background, hydrate, registrar, scrub};
 
 /// Why and whether a node has ended.
 #[derive(Default)]
@@ -157,6 +157,8 @@ impl Node {
         })?;
         let (with, hold) = (Arc::clone(&shared), config.hold_background);
         node.spawn("background", move || background::run(&with, hold))?;
+        let (with, interval) = (Arc::clone(&shared), config.scrub_interval);
+        node.spawn("scrub", move || scrub::run(&with, interval))?;
         node.spawn_detached("registrar", move || {
             registrar::run(&shared, &post, &client, &registration, registered);
         })?;

@@ -72,8 +72,16 @@ pub(crate) fn answer(
     };
     result.unwrap_or_else(|refusal| {
         shared.metrics.refusals.inc();
+        wake_for(shared, &refusal);
         Message::Refused(refusal)
     })
+}
+
+/// What a read found damaged is mended without waiting for the scrub.
+fn wake_for(shared: &Shared, refusal: &Refusal) {
+    if matches!(refusal, Refusal::Damaged(_)) {
+        shared.damage_met();
+    }
 }
 
 fn read_pages(
@@ -97,6 +105,7 @@ fn read_pages(
             PageAnswer::Absent => {}
             PageAnswer::Failed(refusal) => {
                 shared.metrics.page_failures.inc();
+                wake_for(shared, refusal);
                 tracing::warn!(%segment, %key, %read_point, %refusal, "page not served");
             }
         }
@@ -151,6 +160,10 @@ pub(crate) fn chain(shared: &Shared, job: ChainJob) -> Message {
         Ok(Chain::Forgotten(horizon)) => {
             Message::Refused(Refusal::Forgotten { horizon, asked: after })
         }
-        Err(error) => Message::Refused(error.refusal(after)),
+        Err(error) => {
+            let refusal = error.refusal(after);
+            wake_for(shared, &refusal);
+            Message::Refused(refusal)
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::thread::Thread;
 
 use link::{Host, Party};
 use registry::SegmentUse;
@@ -25,14 +26,15 @@ pub(crate) struct Shared {
     dropping: Mutex<Vec<SegmentId>>,
     /// Whether the last list of assigned segments is to be told again.
     assign_again: AtomicBool,
+    scrubber: OnceLock<Thread>,
     stopping: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(store: Store, host: Host, party: Party, metrics: NodeMetrics) -> Shared {
         let (accounts, dropping) = (RwLock::default(), Mutex::default());
-        let (assign_again, stopping) = Default::default();
-        Shared { store, host, party, metrics, accounts, dropping, assign_again, stopping }
+        let (scrubber, assign_again, stopping) = Default::default();
+        Shared { store, host, party, metrics, accounts, dropping, assign_again, scrubber, stopping }
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -41,6 +43,16 @@ impl Shared {
 
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// The thread to wake when damage is met.
+    pub(crate) fn scrubber_is(&self, thread: Thread) {
+        self.scrubber.get_or_init(|| thread);
+    }
+
+    /// A read met damage, which its file remembers: it is mended at once.
+    pub(crate) fn damage_met(&self) {
+        self.scrubber.get().inspect(|thread| thread.unpark());
     }
 
     /// Remembers whether every assigned segment is held now: a full disk may have prevented it.

@@ -181,9 +181,11 @@ fn a_wiped_node_is_rebuilt_and_serves_once_the_writer_speaks_to_it() {
     assert_eq!(read(&cluster, "b2", 3, end(39)), Ok(page(3, 40)));
 }
 
-/// The log has been recycled, so that only files tell of the beginning.
-#[test]
-fn a_wiped_node_copies_files_where_the_log_is_gone() {
+const STEP: u64 = 50;
+const LAST: u64 = 40 * STEP - 1;
+
+/// A cluster whose logs have been recycled, so that only files tell of the beginning.
+fn with_files() -> Cluster {
     let options = segstore::Options {
         log_file_bytes: 256 << 10,
         log_retain_bytes: 0,
@@ -192,22 +194,18 @@ fn a_wiped_node_copies_files_where_the_log_is_gone() {
         reserve_bytes: 0,
         ..Default::default()
     };
-    let mut cluster = Cluster::start_with(options);
+    let cluster = Cluster::start_with(options);
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
-    let (step, batches) = (50, 40);
     for name in all() {
         let mut client = cluster.connect(name);
-        for from in (0..batches * step).step_by(step as usize) {
+        for from in (0..=LAST).step_by(STEP as usize) {
             let vdl = if from == 0 { Span::ZERO } else { record(from - 1).meta.span };
-            let append = Message::Append(heavy_batch(1, from, from + step, vdl, 1000));
+            let append = Message::Append(heavy_batch(1, from, from + STEP, vdl, 1000));
             client.call(&append).expect("acknowledged");
         }
     }
-    let last = batches * step - 1;
-    let vdl = record(last).meta.span;
     for name in all() {
-        let announce = Message::Append(batch(1, last + 1, last + 1, vdl));
-        cluster.connect(name).call(&announce).expect("acknowledged");
+        cluster.connect(name).call(&announcement()).expect("acknowledged");
     }
     // Wait until the beginning of the chain has left the logs.
     let history = first_epoch();
@@ -218,12 +216,23 @@ fn a_wiped_node_copies_files_where_the_log_is_gone() {
             matches!(error.refusal(), Some(Refusal::Forgotten { .. })).then_some(())
         });
     }
+    cluster
+}
+
+/// Tells that everything is durable.
+fn announcement() -> Message {
+    Message::Append(batch(1, LAST + 1, LAST + 1, record(LAST).meta.span))
+}
+
+#[test]
+fn a_wiped_node_copies_files_where_the_log_is_gone() {
+    let mut cluster = with_files();
+    let last = LAST;
     cluster.stop_node("c1");
     cluster.wipe("c1");
     cluster.start_node("c1");
     wait_for("it is full", || {
-        let announce = Message::Append(batch(1, last + 1, last + 1, vdl));
-        let answer = cluster.connect("c1").call(&announce);
+        let answer = cluster.connect("c1").call(&announcement());
         assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
         cluster.report("c1").ok().filter(|report| report.full && report.scl == end(last))
     });
@@ -234,6 +243,90 @@ fn a_wiped_node_copies_files_where_the_log_is_gone() {
         assert_eq!(rebuilt, read(&cluster, "a1", block, end(last)));
         assert!(rebuilt.is_ok_and(|page| page.len() > 400_000));
     }
+}
+
+/// The page files of a node's segment.
+fn page_files(cluster: &Cluster, name: &str) -> Vec<std::path::PathBuf> {
+    let entries = |dir: std::path::PathBuf| {
+        let entries = std::fs::read_dir(dir).expect("lists").flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let dirs = entries(cluster.data_dir(name).join("seg")).into_iter();
+    let is_file = |path: &std::path::PathBuf| {
+        let long = path.metadata().is_ok_and(|found| found.len() > 4096); // not one being begun
+        long && path.extension().is_some_and(|ending| ending == "pages")
+    };
+    dirs.flat_map(entries).filter(is_file).collect()
+}
+
+fn flip(path: &std::path::Path, share: f64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = std::fs::File::options().read(true).write(true).open(path).expect("opens");
+    let at = (file.metadata().expect("is there").len() as f64 * share) as u64;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("reads");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("writes");
+}
+
+/// A node's metric.
+fn metric(cluster: &Cluster, node: &str, name: &str) -> u64 {
+    let (text, head) = (cluster.metrics_text(node), format!("sixfold_{name}{{"));
+    let line = text.lines().find(|line| line.starts_with(&head)).expect("is served");
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
+}
+
+#[test]
+fn rot_is_found_by_scrubbing_refused_to_readers_and_mended_from_peers() {
+    let mut cluster = with_files();
+    cluster.scrub_interval(std::time::Duration::from_secs(1));
+    for name in ["a1", "b1", "c1"] {
+        cluster.stop_node(name);
+        page_files(&cluster, name).iter().for_each(|path| flip(path, 0.5));
+        cluster.start_node(name);
+    }
+    for name in ["a1", "b1", "c1"] {
+        wait_for("rot is found and mended", || {
+            let found = metric(&cluster, name, "node_damage_found");
+            let mended = metric(&cluster, name, "node_damage_mended");
+            // What is served meanwhile is right.
+            for block in 0..4 {
+                match read(&cluster, name, block, end(LAST)) {
+                    Ok(page) => assert_eq!(Ok(page), read(&cluster, "b2", block, end(LAST))),
+                    Err(Refusal::Damaged(_)) => {}
+                    Err(refusal) => panic!("{refusal}"),
+                }
+            }
+            let left = metric(&cluster, name, "node_damaged_segments");
+            let scrubbed = metric(&cluster, name, "node_scrubs_total") > 2;
+            (scrubbed && found > 0 && found == mended && left == 0).then_some(())
+        });
+        for block in 0..4 {
+            let mended = read(&cluster, name, block, end(LAST));
+            assert_eq!(mended, read(&cluster, "b2", block, end(LAST)));
+        }
+        assert!(cluster.report(name).expect("reports").full, "it has kept what it promised");
+    }
+}
+
+#[test]
+fn rot_that_a_read_meets_is_mended_without_waiting_for_a_scrub() {
+    let mut cluster = with_files();
+    cluster.stop_node("a1");
+    for path in page_files(&cluster, "a1") {
+        (0..20).for_each(|step| flip(&path, 0.045 * f64::from(step)));
+    }
+    cluster.start_node("a1");
+    assert_eq!(metric(&cluster, "a1", "node_damage_found"), 0);
+    wait_for("every page is read", || {
+        let whole = |block| match read(&cluster, "a1", block, end(LAST)) {
+            Ok(page) => Ok(page) == read(&cluster, "b2", block, end(LAST)),
+            Err(Refusal::Damaged(_)) => false,
+            Err(refusal) => panic!("{refusal}"),
+        };
+        (0..4).all(whole).then_some(())
+    });
+    wait_for("it is counted", || (metric(&cluster, "a1", "node_damage_mended") > 0).then_some(()));
+    assert_eq!(metric(&cluster, "a1", "node_scrubs_total"), 0);
 }
 
 #[test]

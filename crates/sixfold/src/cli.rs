@@ -111,6 +111,12 @@ pub(crate) struct NodeArgs {
     /// Measurements: nothing is flushed, merged or freed.
     #[arg(long, hide = true, env = "SIXFOLD_HOLD_BACKGROUND")]
     pub hold_background: bool,
+    /// Read and check everything stored once in so many seconds [default: 604800, a week].
+    #[arg(long, value_name = "SECONDS", env = "SIXFOLD_SCRUB_INTERVAL", hide_env = true)]
+    pub scrub_interval: Option<u64>,
+    /// Test mode: a segment's bytes in memory at which they move to a page file.
+    #[arg(long, hide = true, env = "SIXFOLD_FLUSH_SIZE", value_parser = size::parse)]
+    pub flush_size: Option<u64>,
     #[command(flatten)]
     pub supervised: Supervised,
 }

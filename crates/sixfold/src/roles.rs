@@ -55,6 +55,10 @@ pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
     if let Some(bytes) = args.log_retain {
         config.store.log_retain_bytes = bytes;
     }
+    if let Some(seconds) = args.scrub_interval {
+        config.scrub_interval = Duration::from_secs(seconds);
+    }
+    config.store.flush_bytes = args.flush_size.unwrap_or(config.store.flush_bytes);
     node::run(&config)
 }
 

@@ -262,22 +262,7 @@ impl StorageReader {
         let mut found: Vec<Option<T>> =
             std::iter::repeat_with(|| None).take(blocks.len()).collect();
         for (group, wanted) in groups {
-            let keys: Vec<PageKey> =
-                wanted.iter().map(|(_, block)| Key::Block(rel, fork, *block).encode()).collect();
-            let check = |answer: &Message| match take(answer)?.len() {
-                count if count == wanted.len() => Ok(()),
-                count => Err(format!("{count} answers to {} questions", wanted.len())),
-            };
-            let unavailable = |why| {
-                let first = wanted.first().map_or(0, |(_, block)| *block);
-                let what =
-                    format!("{} blocks of {rel}{} from {first} on", wanted.len(), fork.suffix());
-                FetchError::Unavailable { what, why: format!("group {group}: {why}") }
-            };
-            let answer = self
-                .ask(group, |segment, route| message(segment, route, keys.clone()), check)
-                .map_err(unavailable)?;
-            let values = take(&answer).map_err(unavailable)?;
+            let values = self.of_group(group, (rel, fork, &wanted), &message, &take)?;
             for ((index, _), value) in wanted.iter().zip(values) {
                 if let Some(place) = found.get_mut(*index) {
                     *place = value;
@@ -285,6 +270,39 @@ impl StorageReader {
             }
         }
         Ok(found)
+    }
+
+    /// Asks one group for its blocks. Members may each have another of them damaged: when none answers
+    /// for all, each block is asked for by itself.
+    fn of_group<T>(
+        &self,
+        group: GroupId,
+        (rel, fork, wanted): (Rel, Fork, &[(usize, u32)]),
+        message: &impl Fn(SegmentId, &Route, Vec<PageKey>) -> Message,
+        take: &impl Fn(&Message) -> Result<Vec<Option<T>>, String>,
+    ) -> Result<Vec<Option<T>>, FetchError> {
+        let keys: Vec<PageKey> =
+            wanted.iter().map(|(_, block)| Key::Block(rel, fork, *block).encode()).collect();
+        let check = |answer: &Message| match take(answer)?.len() {
+            count if count == wanted.len() => Ok(()),
+            count => Err(format!("{count} answers to {} questions", wanted.len())),
+        };
+        let answer = self.ask(group, |segment, route| message(segment, route, keys.clone()), check);
+        match answer.and_then(|answer| take(&answer)) {
+            Ok(values) => Ok(values),
+            Err(_) if wanted.len() > 1 => {
+                let mut values = Vec::with_capacity(wanted.len());
+                for one in wanted.chunks(1) {
+                    values.extend(self.of_group(group, (rel, fork, one), message, take)?);
+                }
+                Ok(values)
+            }
+            Err(why) => {
+                let block = wanted.first().map_or(0, |(_, block)| *block);
+                let what = format!("block {block} of {rel}{}", fork.suffix());
+                Err(FetchError::Unavailable { what, why: format!("group {group}: {why}") })
+            }
+        }
     }
 }
 

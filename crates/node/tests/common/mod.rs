@@ -93,6 +93,7 @@ async fn register(
 pub struct Cluster {
     dir: tempfile::TempDir,
     store: segstore::Options,
+    scrub_interval: Duration,
     control: Option<HttpServer>,
     control_address: String,
     registered: Shared,
@@ -117,8 +118,16 @@ impl Cluster {
         let control_address = control.address().to_string();
         let control = Some(control);
         let (nodes, addresses) = Default::default();
-        let mut cluster =
-            Cluster { dir, store, control, control_address, registered, nodes, addresses };
+        let mut cluster = Cluster {
+            dir,
+            store,
+            scrub_interval: node::SCRUB_INTERVAL_DEFAULT,
+            control,
+            control_address,
+            registered,
+            nodes,
+            addresses,
+        };
         NAMES.iter().for_each(|name| cluster.start_node(name));
         for name in NAMES {
             wait_for("the segment is created", || cluster.report(name).ok());
@@ -139,8 +148,14 @@ impl Cluster {
         let mut config =
             NodeConfig::new(id(name), az, "127.0.0.1:0", &self.control_address, dir.into());
         config.store = self.store.clone();
+        config.scrub_interval = self.scrub_interval;
         config.http_listen = Some("127.0.0.1:0".to_owned());
         config
+    }
+
+    /// Nodes started from now on scrub everything in so long.
+    pub fn scrub_interval(&mut self, interval: Duration) {
+        self.scrub_interval = interval;
     }
 
     pub fn start_node(&mut self, name: &'static str) {
