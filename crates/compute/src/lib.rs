@@ -1,9 +1,9 @@
 //! The compute host's daemon: driver between PostgreSQL and the storage nodes, and PostgreSQL's
-//! supervisor. Rules D1 to D26 are in the README; comments cite them.
+//! supervisor. Rules D1 to D28 are in the README; comments cite them.
 //!
 //! Reading order: [`catalog`], `room`, [`draft`], [`xids`], [`riders`], [`router`] (pure: what a record means for each
-//! group); [`links`], [`volume_log`] (the volume's log over six links), [`volume_view`] (what other
-//! threads see of it); [`wal_tail`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
+//! group); [`links`], [`suspicion`] (pure: which nodes are slow), [`volume_log`] (the volume's log over six
+//! links), [`volume_view`] (what other threads see of it); [`wal_tail`], [`bell`], [`ship`] (the hot loop); [`open`], [`opening`], [`recover`],
 //! [`pages`], [`startpoint`], [`skeleton`], [`directories`], [`import`], [`create`] (opening and creating a volume);
 //! [`cache`] (pages on the host); [`mod@verify`] (are they the volume's?);
 //! [`settings`], [`supervise`], [`signals`], [`attach`], [`tend`], [`carrier`], [`office`], [`copies`], [`free_space`],
@@ -39,6 +39,7 @@ pub mod signals;
 pub mod skeleton;
 pub mod startpoint;
 pub mod supervise;
+pub mod suspicion;
 pub mod tend;
 pub mod threads;
 pub mod verify;

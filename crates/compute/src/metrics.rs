@@ -25,6 +25,10 @@ pub struct DriverMetrics {
     pub groups: Gauge,
     /// The writer's epoch.
     pub epoch: Gauge,
+    /// Bytes that wait for the socket of the node that takes the least.
+    pub queued_bytes: Gauge,
+    /// Nodes far slower than the others.
+    pub suspect_nodes: Gauge,
     /// Records of VACUUM routed.
     pub free_space_seen: Gauge,
     /// Of those: what they found is in the volume.
@@ -62,6 +66,8 @@ impl DriverMetrics {
             lead_bytes: metrics.gauge("lead_bytes", "Log routed and not yet durable"),
             groups: metrics.gauge("groups", "Protection groups of the volume"),
             epoch: metrics.gauge("epoch", "Epoch of this writer"),
+            queued_bytes: metrics.gauge("queued_bytes", "Most bytes that wait for a node's socket"),
+            suspect_nodes: metrics.gauge("suspect_nodes", "Nodes far slower than the others"),
             free_space_seen: metrics.gauge("free_space_seen", "Records of VACUUM routed"),
             free_space_kept: metrics
                 .gauge("free_space_kept", "Of those: the free space found is in the volume"),

@@ -112,5 +112,6 @@ fn first(host: &Host<'_>, volume: &VolumeInfo) -> InstanceHeartbeat {
         shipped_bytes_per_copy: None,
         live_bytes: None,
         filled: Vec::new(),
+        seen: Vec::new(),
     }
 }

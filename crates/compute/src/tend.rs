@@ -150,6 +150,7 @@ impl Tender {
             shipped_bytes_per_copy: Some(self.shared.shipped()),
             live_bytes: Some(self.shared.live_bytes()),
             filled: self.shared.filled(),
+            seen: self.shared.seen(),
         };
         match self.control.heartbeat(&beat) {
             Ok(answer) if answer.epoch > self.shared.epoch().0 => {

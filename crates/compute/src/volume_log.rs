@@ -15,6 +15,7 @@ use wire::{BatchHeader, Message, Refusal};
 
 use crate::links::{LinkEvent, Links};
 use crate::metrics::DriverMetrics;
+use crate::suspicion::Suspicion;
 use crate::volume_view::{GroupView, Shared};
 
 /// Quiet time after which the nodes are told the durable point.
@@ -23,6 +24,13 @@ const ANNOUNCE_AFTER: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_millis(500);
 /// Between two attempts to make a member follow this epoch.
 const ADOPT_EVERY: Duration = Duration::from_millis(200);
+/// Bytes that may wait for a node's socket: beyond, it gets nothing more until it has taken some (D28).
+const QUEUED_BYTES_MAX: usize = 4 << 20;
+/// Between two looks at how quickly the nodes acknowledge.
+const JUDGE_EVERY: Duration = Duration::from_millis(250);
+/// A node that said nothing for so long is asked, whether or not anything is written; a suspect one
+/// at every look.
+const ASK_AFTER: Duration = Duration::from_secs(3);
 /// Age of the durable point that becomes the low-water mark.
 const LOW_WATER_AGE: Duration = Duration::from_secs(8);
 
@@ -60,6 +68,8 @@ pub struct VolumeLog {
     marks: VecDeque<(Instant, Lsn)>,
     low_water: Lsn,
     adopt_at: Instant,
+    suspicion: Suspicion,
+    judge_at: Instant,
 }
 
 impl std::fmt::Debug for VolumeLog {
@@ -113,6 +123,8 @@ impl VolumeLog {
             last_sent: Instant::now(),
             marks: VecDeque::new(),
             adopt_at: Instant::now(),
+            suspicion: Suspicion::default(),
+            judge_at: Instant::now(),
         };
         log.groups = groups.iter().map(|info| GroupId(info.id)).collect();
         log.joint = groups.iter().any(|info| !info.joining.is_empty());
@@ -120,6 +132,8 @@ impl VolumeLog {
         for (node, _) in &log.nodes {
             if log.links.is_up(*node) {
                 log.writer.link_up(*node);
+            } else {
+                log.suspicion.away(*node, Instant::now());
             }
         }
         log.adopt();
@@ -147,16 +161,23 @@ impl VolumeLog {
     pub fn send(&mut self) {
         self.writer.flush();
         let mut sent = false;
+        let now = Instant::now();
         for (node, bytes) in &mut self.nodes {
-            while let Some(batch) = self.writer.poll_send(*node) {
+            while self.links.queued_bytes(*node) < QUEUED_BYTES_MAX
+                && let Some(batch) = self.writer.poll_send(*node)
+            {
                 self.metrics.sent_bytes.inc_by(batch.len() as u64);
                 *bytes += batch.len() as u64;
-                let group = BatchHeader::peek(&batch).map_or(0, |(head, _)| head.segment.group.0);
-                sent |= self.links.send_batch(*node, group, batch);
+                let head = BatchHeader::peek(&batch).map(|(head, _)| head).ok();
+                let group = head.as_ref().map_or(GroupId(0), |head| head.segment.group);
+                sent |= self.links.send_batch(*node, group.0, batch);
+                if let Some(head) = head.filter(|_| !self.writer.is_rebuilt(group, *node)) {
+                    self.suspicion.sent(*node, group, head.last, now);
+                }
             }
         }
         if sent {
-            self.last_sent = Instant::now();
+            self.last_sent = now;
             self.announced = self.writer.vdl().end;
             self.links.flush(&mut self.events);
         }
@@ -194,7 +215,10 @@ impl VolumeLog {
                     self.writer.link_up(node);
                     self.adopt_at = Instant::now();
                 }
-                LinkEvent::Down(node) => self.writer.link_down(node),
+                LinkEvent::Down(node) => {
+                    self.writer.link_down(node);
+                    self.suspicion.away(node, Instant::now());
+                }
                 LinkEvent::Message(node, tag, message) => self.message(node, tag, message)?,
                 LinkEvent::Barred(node, why) => tracing::error!(%node, why, "a node refuses us"),
                 LinkEvent::Bell => rang = true,
@@ -203,6 +227,9 @@ impl VolumeLog {
         }
         if self.adopt_at <= Instant::now() {
             self.adopt();
+        }
+        if self.judge_at <= Instant::now() {
+            self.judge(Instant::now());
         }
         // A gap that gossip fills is acknowledged only when the writer speaks: with two members away
         // a commit would wait for the next one's batch.
@@ -249,6 +276,32 @@ impl VolumeLog {
         self.shared.set_shipped(self.nodes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0));
         self.metrics.groups.set(self.groups.len() as i64);
         self.tell_filled();
+    }
+
+    /// Which nodes are suspect now; those that said nothing lately are asked (rule D27).
+    fn judge(&mut self, now: Instant) {
+        self.judge_at = now + JUDGE_EVERY;
+        let (writer, nodes) = (&self.writer, &self.nodes);
+        let known = |node| nodes.iter().any(|(of, _)| *of == node) && writer.is_holder(node);
+        self.suspicion.retain(known, |node, group| writer.is_rebuilt(group, node));
+        for (node, suspect) in self.suspicion.judge(now) {
+            if suspect {
+                tracing::warn!(%node, "far slower than the others: the node is suspect");
+            } else {
+                tracing::info!(%node, "the node is suspect no more");
+            }
+        }
+        let suspects = self.suspicion.suspects().collect::<Vec<_>>();
+        let quiet = self.suspicion.quiet(now.checked_sub(ASK_AFTER).unwrap_or(now));
+        let asked: Vec<NodeId> = quiet.filter(|node| !suspects.contains(node)).collect();
+        for node in asked.into_iter().chain(suspects.iter().copied()) {
+            self.writer.ask(node);
+        }
+        let queued = self.nodes.iter().map(|(node, _)| self.links.queued_bytes(*node));
+        self.metrics.queued_bytes.set(queued.max().unwrap_or(0) as i64);
+        self.metrics.suspect_nodes.set(suspects.len() as i64);
+        self.shared.set_seen(self.suspicion.seen(now));
+        self.send();
     }
 
     /// While places are handed over: asks how far the joining nodes are, and makes known which of them
@@ -352,6 +405,7 @@ impl VolumeLog {
             Message::Ack { segment, epoch, scl, since, full } => {
                 self.writer.on_ack(node, segment.group, epoch, Held { scl, since, full });
                 self.note_scl(segment.group, node);
+                self.suspicion.acknowledged(node, segment.group, scl, Instant::now());
             }
             Message::Report { report, .. } if report.sealed > epoch => {
                 return Err(self.fenced(report.sealed));

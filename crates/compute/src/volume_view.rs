@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use registry::Filled;
+use registry::{Filled, NodeSeen};
 use types::{Epoch, GroupId, Lsn, NodeId, SegmentId, Span, VolumeId};
 
 use crate::catalog::BLOCK_BYTES;
@@ -45,6 +45,7 @@ pub struct Shared {
     positions: Mutex<Positions>,
     addresses: Mutex<BTreeMap<NodeId, String>>,
     filled: Mutex<Vec<Filled>>,
+    seen: Mutex<Vec<NodeSeen>>,
     /// End of the last record routed.
     routed: AtomicU64,
     /// See [`crate::xids::Xids::oldest_running`].
@@ -74,6 +75,7 @@ impl Shared {
             positions: Mutex::new(positions),
             addresses: Mutex::new(BTreeMap::new()),
             filled: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -139,6 +141,24 @@ impl Shared {
 
     pub(crate) fn set_filled(&self, filled: Vec<Filled>) {
         *self.filled.lock().unwrap_or_else(PoisonError::into_inner) = filled;
+    }
+
+    /// How the writer finds its nodes, for the control plane.
+    #[must_use]
+    pub fn seen(&self) -> Vec<NodeSeen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_seen(&self, seen: Vec<NodeSeen>) {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+    }
+
+    /// Nodes that are suspect.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<NodeId> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let suspect = seen.iter().filter(|seen| seen.suspect_ms.is_some());
+        suspect.map(|seen| seen.node).collect()
     }
 
     /// The durable point.

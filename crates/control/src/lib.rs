@@ -6,12 +6,13 @@
 //!
 //! Reading order: [`state`] (what is remembered), [`placement`], [`decide`], [`volumes`] (limits and
 //! deletions) and [`replace`] (members), pure: state and wish in, changes and answer out; [`store`]
-//! (changes made durable), [`accounts`] (what is told), [`service`] (the order of these),
+//! (changes made durable), [`accounts`] and [`found`] (what is told), [`service`] (the order of these),
 //! [`nodes`] (segments created at nodes), [`api`] (HTTP).
 
 mod accounts;
 mod api;
 mod decide;
+mod found;
 mod nodes;
 mod placement;
 mod replace;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use telemetry::{HttpServer, Metrics, serve_http};
 
 pub use nodes::{LinkNodes, Nodes};
+use service::Patience;
 pub use service::Service;
 
 /// How to run a control plane.
@@ -38,10 +40,15 @@ pub struct ControlConfig {
     pub listen: String,
     /// A node silent for this long is taken for lost: its segments are rebuilt on others of its zone.
     pub replace_after: Duration,
+    /// A node that its writers find far slower than the others for this long is replaced in the same way.
+    pub replace_slow_after: Duration,
 }
 
 /// [`ControlConfig::replace_after`] unless said otherwise: longer than a restart of the machine takes.
 pub const REPLACE_AFTER_DEFAULT: Duration = Duration::from_secs(300);
+/// [`ControlConfig::replace_slow_after`] unless said otherwise: a slow node is of more use than one that is
+/// gone, and most recover.
+pub const REPLACE_SLOW_AFTER_DEFAULT: Duration = Duration::from_secs(900);
 
 /// A running control plane; it stops when this is dropped.
 #[derive(Debug)]
@@ -58,7 +65,11 @@ impl Control {
     pub fn start(config: &ControlConfig, nodes: Arc<dyn Nodes>) -> anyhow::Result<Control> {
         let metrics = Metrics::new("control", "control");
         let store = store::Store::open(&config.dir)?;
-        let service = Arc::new(Service::new(store, nodes, &metrics, config.replace_after)?);
+        let patience = Patience {
+            replace_after: config.replace_after,
+            replace_slow_after: config.replace_slow_after,
+        };
+        let service = Arc::new(Service::new(store, nodes, &metrics, patience)?);
         let http = serve_http(&config.listen, &metrics, api::routes(Arc::clone(&service)))?;
         service.start_retries()?;
         tracing::info!(address = %http.address(), cluster = %service.cluster(), "control plane listens");

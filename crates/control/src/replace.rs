@@ -1,8 +1,8 @@
-//! Members replaced: whose place goes to whom, and when. Pure (rules C10 to C13).
+//! Members replaced: whose place goes to whom, and when. Pure (rules C10 to C14).
 //!
 //! ```text
-//!   begin     the place gets a joining holder        a node is lost, drained, or silent too long
-//!   give up   it loses it again                      the node is back, or the joining one is lost
+//!   begin     the place gets a joining holder        a node is lost, drained, silent or slow too long
+//!   give up   it loses it again                      the node is well, or the joining one is lost
 //!   finish    the joining holder gets the place      the current writer says that it is whole
 //!   rescue    it, or a new node, gets it at once      an opening finds three whole members, not four
 //! ```
@@ -11,7 +11,7 @@
 //! writer or a recovery says of an older one counts for nothing.
 
 use registry::{CrippledGroup, Duty, Filled, Problem, ProblemCode, Rescue};
-use types::{NodeId, READ_QUORUM, VolumeId};
+use types::{NodeId, READ_QUORUM, VolumeId, WRITE_QUORUM};
 
 use crate::decide::{check_epoch, find, problem};
 use crate::state::{
@@ -23,21 +23,44 @@ use crate::state::{
 pub(crate) enum Health {
     /// It was heard lately.
     Alive,
+    /// So it was, but some writer has found it suspect lately: nothing new is given to it.
+    Doubtful,
     /// It was not, for a while.
     Silent,
     /// It has been silent for so long that its segments are rebuilt elsewhere.
     Lost,
 }
 
+/// How the volume's current writer finds a node, by the answers to what it sends there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// As quick as the others, or not a holder of anything.
+    Well,
+    /// Far slower than the others.
+    Suspect,
+    /// That for so long that its segments are rebuilt elsewhere.
+    Slow,
+    /// Not heard yet: this process has only just begun.
+    Unknown,
+}
+
+/// What is known of nodes at one moment.
+pub(crate) struct Nodes<'a> {
+    /// By their own heartbeats.
+    pub health: &'a dyn Fn(NodeId) -> Health,
+    /// By the word of a volume's writer.
+    pub found: &'a dyn Fn(VolumeId, NodeId) -> Found,
+}
+
 /// What has to change in who holds what, as nodes are and are meant to be.
-pub(crate) fn plan(state: &State, health: &dyn Fn(NodeId) -> Health) -> Vec<Change> {
+pub(crate) fn plan(state: &State, nodes: &Nodes<'_>) -> Vec<Change> {
     // Loads change with every place given away: each group is planned on what was planned before.
     let mut planned = state.clone();
     let mut changes = Vec::new();
     for (id, known) in &state.volumes {
         for (index, group) in known.groups.iter().enumerate() {
             let mut group = group.clone();
-            tend(&planned, &mut group, health);
+            tend(&planned, *id, &mut group, nodes);
             if let Some(volume) = planned.volumes.get_mut(id) {
                 volume.groups[index] = group;
             }
@@ -49,22 +72,47 @@ pub(crate) fn plan(state: &State, health: &dyn Fn(NodeId) -> Health) -> Vec<Chan
 }
 
 /// One group's places.
-fn tend(state: &State, group: &mut GroupRecord, health: &dyn Fn(NodeId) -> Health) {
-    let lost = |node| duty(state, node) != Duty::Serving || health(node) == Health::Lost;
-    let back = |node| duty(state, node) == Duty::Serving && health(node) == Health::Alive;
+fn tend(state: &State, volume: VolumeId, group: &mut GroupRecord, nodes: &Nodes<'_>) {
+    let lost = |node| duty(state, node) != Duty::Serving || (nodes.health)(node) == Health::Lost;
+    let well = |node| (nodes.found)(volume, node) == Found::Well && is_up(state, node, nodes);
     for place in 0..group.members.len() {
         let present = group.members[place].node;
         match group.joining.iter().find(|joining| joining.place == place) {
-            Some(joining) if lost(joining.member.node) || back(present) => give_up(group, place),
+            Some(joining) if lost(joining.member.node) || well(present) => give_up(group, place),
             Some(_) => {}
-            None if lost(present) => {
-                if let Some(node) = replacement(state, group, present, health) {
+            None if lost(present) || is_too_slow(state, volume, group, place, nodes) => {
+                if let Some(node) = replacement(state, group, present, nodes.health) {
                     begin(group, place, node);
                 }
             }
             None => {}
         }
     }
+}
+
+fn is_up(state: &State, node: NodeId, nodes: &Nodes<'_>) -> bool {
+    duty(state, node) == Duty::Serving
+        && matches!((nodes.health)(node), Health::Alive | Health::Doubtful)
+}
+
+/// Whether a place is to change hands because its holder is slow and nothing else (rule C14): no other node
+/// is, no other place of the group is being handed over, and without it a write quorum is well. Where
+/// several are slow it is their network, their load or the writer, which copying would not mend.
+fn is_too_slow(
+    state: &State,
+    volume: VolumeId,
+    group: &GroupRecord,
+    place: usize,
+    nodes: &Nodes<'_>,
+) -> bool {
+    let slow = group.members[place].node;
+    let well = |node: NodeId| (nodes.found)(volume, node) == Found::Well;
+    let others = group.members.iter().filter(|member| member.node != slow);
+    let fine = others.filter(|member| well(member.node) && is_up(state, member.node, nodes));
+    (nodes.found)(volume, slow) == Found::Slow
+        && group.joining.is_empty()
+        && state.nodes.keys().all(|node| *node == slow || well(*node))
+        && fine.count() >= WRITE_QUORUM
 }
 
 fn duty(state: &State, node: NodeId) -> Duty {

@@ -1,6 +1,6 @@
 //! Wishes carried out: decide, make durable, act, answer. Blocking; called from HTTP's worker threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -20,6 +20,7 @@ use types::{ClusterId, GroupId, MembershipEpoch, NodeId, SegmentId, VolumeId};
 
 use crate::accounts::{Accounts, Heard, VolumeGauges, live_bytes, milliseconds};
 use crate::decide::{self, problem};
+use crate::found::Findings;
 use crate::nodes::{self, Nodes};
 use crate::replace::{self, Health};
 use crate::state::{
@@ -43,6 +44,13 @@ pub struct Service {
     gauges: Gauges,
 }
 
+/// How long nodes may be silent or slow before they are replaced.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    pub replace_after: Duration,
+    pub replace_slow_after: Duration,
+}
+
 struct Inner {
     store: Store,
     state: State,
@@ -53,6 +61,7 @@ struct Inner {
     replace_after: Duration,
     instances: BTreeMap<String, Heard>,
     accounts: Accounts,
+    findings: Findings,
 }
 
 struct Gauges {
@@ -60,6 +69,7 @@ struct Gauges {
     volumes: Gauge,
     unconfirmed: Gauge,
     joining: Gauge,
+    suspect: Gauge,
     opens: Counter,
     replaced: Counter,
     groups_added: Counter,
@@ -92,13 +102,21 @@ impl Inner {
         |node| self.heard.get(&node).is_some_and(|heard| heard.elapsed() < SILENT_AFTER)
     }
 
+    /// Whom something new is best given to: those that are heard, and quick.
+    fn fit(&self) -> impl Fn(NodeId) -> bool + '_ {
+        let health = self.health();
+        move |node| health(node) == Health::Alive
+    }
+
     fn health(&self) -> impl Fn(NodeId) -> Health + '_ {
-        |node| {
+        let now = Instant::now();
+        move |node| {
             let heard = self.heard.get(&node).copied();
             let silent = heard.unwrap_or(self.began).elapsed();
             if heard.is_some() && silent < SILENT_AFTER {
-                Health::Alive
-            } else if silent < self.replace_after {
+                let doubtful = self.findings.is_doubtful(node, now);
+                if doubtful { Health::Doubtful } else { Health::Alive }
+            } else if silent < self.replace_after || self.findings.is_vouched_for(node, now) {
                 Health::Silent
             } else {
                 Health::Lost
@@ -118,6 +136,7 @@ impl Inner {
             pid: node.pid,
             seen_ms_ago: self.heard.get(&node.name).map(|heard| milliseconds(heard.elapsed())),
             duty: node.duty,
+            suspect_ms: self.findings.suspect(node.name, Instant::now()).map(milliseconds),
             segments: groups().filter(|group| group.members.iter().any(holds)).count(),
             filling: groups()
                 .filter(|group| group.joining.iter().any(|joining| holds(&joining.member)))
@@ -150,7 +169,12 @@ impl Inner {
 impl Inner {
     /// Begins and gives up replacements, as nodes are and are meant to be.
     fn tend_members(&mut self) -> Result<(), Problem> {
-        let changes = replace::plan(&self.state, &self.health());
+        let now = Instant::now();
+        let found = |volume, node| self.findings.of(volume, node, now);
+        let changes = {
+            let health = self.health();
+            replace::plan(&self.state, &replace::Nodes { health: &health, found: &found })
+        };
         for change in &changes {
             if let Change::Volume(volume) = change {
                 let joint = |group: &GroupRecord| {
@@ -171,7 +195,7 @@ impl Service {
         store: Store,
         nodes: Arc<dyn Nodes>,
         metrics: &Metrics,
-        replace_after: Duration,
+        patience: Patience,
     ) -> anyhow::Result<Service> {
         let state = store.load()?;
         let gauges = Gauges {
@@ -183,6 +207,10 @@ impl Service {
             ),
             joining: metrics
                 .gauge("control_places_joint", "Places being handed over to another node"),
+            suspect: metrics.gauge(
+                "control_nodes_suspect",
+                "Nodes that a writer finds far slower than the others",
+            ),
             opens: metrics.counter("control_opens", "Epochs given out"),
             replaced: metrics
                 .counter("control_places_replaced", "Places handed over to another node"),
@@ -196,7 +224,8 @@ impl Service {
             state,
             heard: BTreeMap::new(),
             began: Instant::now(),
-            replace_after,
+            replace_after: patience.replace_after,
+            findings: Findings::new(patience.replace_slow_after, Instant::now()),
             instances: BTreeMap::new(),
             accounts: Accounts::new(),
         };
@@ -218,6 +247,9 @@ impl Service {
         self.gauges.unconfirmed.set(count(decide::unconfirmed(&inner.state).len()));
         let groups = inner.state.volumes.values().flat_map(|volume| &volume.groups);
         self.gauges.joining.set(count(groups.map(|group| group.joining.len()).sum()));
+        let (now, nodes) = (Instant::now(), inner.state.nodes.keys());
+        let suspect = nodes.filter(|node| inner.findings.suspect(**node, now).is_some());
+        self.gauges.suspect.set(count(suspect.count()));
     }
 
     pub(crate) fn refused(&self) {
@@ -268,7 +300,7 @@ impl Service {
             random_id().map_err(|error| problem(ProblemCode::Internal, format!("{error:#}")))?;
         let id = {
             let mut inner = self.lock();
-            let decided = decide::create(&inner.state, wish, VolumeId(random), inner.alive());
+            let decided = decide::create(&inner.state, wish, VolumeId(random), inner.fit());
             let (id, change) = decided?;
             inner.commit(change.into_iter().collect())?;
             id
@@ -315,7 +347,7 @@ impl Service {
     pub(crate) fn add_group(&self, id: VolumeId, wish: &AddGroup) -> Result<GroupAdded, Problem> {
         {
             let mut inner = self.lock();
-            let change = decide::assign_group(&inner.state, id, wish, inner.alive())?;
+            let change = decide::assign_group(&inner.state, id, wish, inner.fit())?;
             inner.commit(change.into_iter().collect())?;
         }
         self.create_segments(id);
@@ -396,6 +428,9 @@ impl Service {
         let mut inner = self.lock();
         let volume = decide::find(&inner.state, beat.volume)?;
         let answer = HeartbeatAnswer { epoch: volume.epoch, geometry_epoch: volume.geometry_epoch };
+        if beat.epoch == answer.epoch {
+            inner.findings.note(&beat, Instant::now());
+        }
         let change = replace::finish(&inner.state, beat.volume, beat.epoch, &beat.filled)?;
         if change.is_some() {
             self.gauges.replaced.inc_by(beat.filled.len() as u64);
@@ -489,20 +524,26 @@ impl Service {
             let orders = missing.filter(|(_, _, node)| alive(*node));
             (inner.state.cluster, nodes::orders_for(&inner.state, orders))
         };
+        // One that does not answer is asked for nothing more this time: others are waiting.
+        let mut dumb = BTreeSet::new();
         for order in orders {
             let volume = order.place.volume;
+            if dumb.contains(&order.node) {
+                continue;
+            }
             match nodes::create(&*self.nodes, cluster, &order) {
                 Ok(confirmed) => self.note(volume, vec![confirmed]),
                 Err(reason) => {
                     tracing::debug!(%volume, group = order.place.group, node = %order.node, reason, "segment not created yet");
+                    dumb.insert(order.node);
                 }
             }
         }
-        self.forget_once(cluster);
+        self.forget_once(cluster, dumb);
     }
 
     /// Asks nodes to forget the copies whose places others have.
-    fn forget_once(&self, cluster: ClusterId) {
+    fn forget_once(&self, cluster: ClusterId, mut dumb: BTreeSet<NodeId>) {
         let orders: Vec<_> = {
             let inner = self.lock();
             let alive = inner.alive();
@@ -513,6 +554,9 @@ impl Service {
             replace::forgets(&inner.state).into_iter().filter_map(order).collect()
         };
         for (volume, group, former, address) in orders {
+            if dumb.contains(&former.node) {
+                continue;
+            }
             let segment = SegmentId { volume, group: GroupId(group) };
             let by = MembershipEpoch(former.by);
             match self.nodes.forget(cluster, &address, FORGET_TIMEOUT, segment, by) {
@@ -525,6 +569,7 @@ impl Service {
                 }
                 Err(reason) => {
                     tracing::debug!(%segment, node = %former.node, reason, "copy not forgotten yet");
+                    dumb.insert(former.node);
                 }
             }
         }

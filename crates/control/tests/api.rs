@@ -97,8 +97,9 @@ impl FakeNode {
 
 fn start(dir: &Path) -> (Control, Client) {
     let replace_after = control::REPLACE_AFTER_DEFAULT;
-    let config =
-        ControlConfig { dir: dir.to_owned(), listen: "127.0.0.1:0".to_owned(), replace_after };
+    let replace_slow_after = control::REPLACE_SLOW_AFTER_DEFAULT;
+    let (dir, listen) = (dir.to_owned(), "127.0.0.1:0".to_owned());
+    let config = ControlConfig { dir, listen, replace_after, replace_slow_after };
     let control = Control::start(&config, Arc::new(LinkNodes)).expect("started");
     let client = Client::new(&control.address().to_string());
     (control, client)
@@ -144,6 +145,7 @@ fn beat(volume: &VolumeInfo, state: &str) -> InstanceHeartbeat {
         lag_ms: None,
         shipped_bytes_per_copy: None,
         filled: Vec::new(),
+        seen: Vec::new(),
         live_bytes: Some(5 << 20),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
@@ -121,6 +122,13 @@ impl Client {
 
     fn io(&self, what: &'static str, source: std::io::Error) -> LinkError {
         LinkError::Io { what, peer: self.peer.clone(), source }
+    }
+}
+
+/// To wait for the first of several to have something to receive.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

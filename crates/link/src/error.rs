@@ -75,4 +75,11 @@ impl LinkError {
             _ => None,
         }
     }
+
+    /// Whether nothing is wrong but that nothing came in time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        use io::ErrorKind::{TimedOut, WouldBlock};
+        matches!(self, LinkError::Io { source, .. } if matches!(source.kind(), WouldBlock | TimedOut))
+    }
 }

@@ -285,3 +285,40 @@ fn a_batch_closed_by_its_size_carries_the_watermark_of_all_that_it_holds() {
         assert!(batch.header.watermark >= last, "{} under {last}", batch.header.watermark);
     }
 }
+
+#[test]
+fn what_is_kept_for_a_laggard_is_bounded_in_all_groups_together() {
+    for (groups, kept) in [(2, 8), (16, 4), (64, 1)] {
+        let setups = (0..groups).map(|group| setup(GroupId(group))).collect();
+        let vdl = Span { start: Lsn(92), end: Lsn(100) };
+        let mut writer = Writer::new(VolumeId(1), EPOCH, setups, vdl, 7);
+        (0..5).for_each(|index| writer.link_up(node(index)));
+        for _ in 0..10 {
+            let last = writer.submitted();
+            let span = Span { start: last.end, end: last.end.plus(1 << 20) };
+            let parts = vec![(ONE, Vec::new(), Bytes::from(vec![0; (1 << 20) - 1_000]))];
+            writer.submit(Record { span, prev: last.start, parts }, 7);
+            writer.flush();
+            (0..5).for_each(|index| drop(sent(&mut writer, index)));
+            ack(&mut writer, 0..5, ONE, span.end);
+        }
+        writer.link_up(node(5));
+        assert_eq!(ends(&sent(&mut writer, 5), ONE).len(), kept, "{groups} groups");
+    }
+}
+
+#[test]
+fn a_node_that_is_asked_gets_an_announcement_though_nothing_is_new() {
+    let mut writer = writer();
+    let end = submit(&mut writer, &[ONE, TWO]);
+    writer.flush();
+    (0..6).for_each(|index| drop(sent(&mut writer, index)));
+    ack(&mut writer, 0..6, ONE, end);
+    ack(&mut writer, 0..6, TWO, end);
+    writer.announce();
+    (0..6).for_each(|index| drop(sent(&mut writer, index)));
+    writer.ask(node(3));
+    let batches = sent(&mut writer, 3);
+    assert!(matches!(&batches[..], [one] if one.parts.is_empty() && one.header.last == end));
+    assert!((0..6).all(|index| sent(&mut writer, index).is_empty()));
+}

@@ -158,6 +158,9 @@ pub struct NodeInfo {
     /// Segments that it fills to take over a place.
     #[serde(default)]
     pub filling: usize,
+    /// For how many milliseconds some writer has found it suspect.
+    #[serde(default)]
+    pub suspect_ms: Option<u64>,
 }
 
 /// Wish for a node's duty.
@@ -294,6 +297,18 @@ pub struct Filled {
     pub node: NodeId,
 }
 
+/// A node as a writer finds it, by the answers to what it sends there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSeen {
+    /// The node.
+    #[serde(with = "text")]
+    pub node: NodeId,
+    /// Milliseconds since it last acknowledged anything; none when it has not yet.
+    pub heard_ms_ago: Option<u64>,
+    /// For how many milliseconds it has been suspect: far slower than the others.
+    pub suspect_ms: Option<u64>,
+}
+
 /// A group that cannot be opened for want of members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CrippledGroup {
@@ -419,6 +434,9 @@ pub struct InstanceHeartbeat {
     /// Joining holders that are whole (a writer's).
     #[serde(default)]
     pub filled: Vec<Filled>,
+    /// How it finds its nodes (a writer's).
+    #[serde(default)]
+    pub seen: Vec<NodeSeen>,
 }
 
 /// Answer to an [`InstanceHeartbeat`].

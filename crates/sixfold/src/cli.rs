@@ -206,6 +206,10 @@ pub(crate) struct ControlArgs {
     /// [default: 300].
     #[arg(long, value_name = "SECONDS")]
     pub replace_after: Option<u64>,
+    /// A node that writers find far slower than the others for so many seconds is replaced in the same
+    /// way [default: 900].
+    #[arg(long, value_name = "SECONDS")]
+    pub replace_slow_after: Option<u64>,
     #[command(flatten)]
     pub supervised: Supervised,
 }
@@ -316,6 +320,10 @@ pub(crate) struct DevNodes {
     /// [default: 300].
     #[arg(long, value_name = "SECONDS")]
     pub replace_after: Option<u64>,
+    /// A node that writers find far slower than the others for so many seconds is replaced in the same
+    /// way [default: 900].
+    #[arg(long, value_name = "SECONDS")]
+    pub replace_slow_after: Option<u64>,
 }
 
 #[derive(Debug, Args)]

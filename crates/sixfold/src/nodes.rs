@@ -32,7 +32,7 @@ struct Node {
     name: String,
     az: String,
     address: String,
-    /// `up` or `silent`.
+    /// `up`, `suspect` (it is heard, but a writer finds it far slower than the others) or `silent`.
     state: &'static str,
     /// `serving`, `draining` or `lost`.
     duty: Duty,
@@ -41,6 +41,8 @@ struct Node {
     /// Segments that it copies, to take over a place.
     filling: usize,
     seen_ms_ago: Option<u64>,
+    /// For how long some writer has found it suspect.
+    suspect_ms: Option<u64>,
 }
 
 impl From<&NodeInfo> for Node {
@@ -50,11 +52,16 @@ impl From<&NodeInfo> for Node {
             name: info.name.to_string(),
             az: info.az.to_string(),
             address: info.address.clone(),
-            state: if heard { "up" } else { "silent" },
+            state: match (heard, info.suspect_ms) {
+                (false, _) => "silent",
+                (true, Some(_)) => "suspect",
+                (true, None) => "up",
+            },
             duty: info.duty,
             segments: info.segments,
             filling: info.filling,
             seen_ms_ago: info.seen_ms_ago,
+            suspect_ms: info.suspect_ms,
         }
     }
 }

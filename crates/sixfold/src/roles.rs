@@ -34,7 +34,10 @@ pub(crate) fn control(args: ControlArgs) -> anyhow::Result<()> {
     follow(&args.supervised, STORAGE_GRACE)?;
     let after = args.replace_after.map(Duration::from_secs);
     let replace_after = after.unwrap_or(control::REPLACE_AFTER_DEFAULT);
-    let config = control::ControlConfig { dir: args.dir, listen: args.listen, replace_after };
+    let slow_after = args.replace_slow_after.map(Duration::from_secs);
+    let replace_slow_after = slow_after.unwrap_or(control::REPLACE_SLOW_AFTER_DEFAULT);
+    let (dir, listen) = (args.dir, args.listen);
+    let config = control::ControlConfig { dir, listen, replace_after, replace_slow_after };
     control::run(&config, signals::wait)
 }
 

@@ -2,16 +2,18 @@
 //! they take too much room. Rules C1.. are this directory's README's.
 //!
 //! Reading order: [`local`] (one segment file and its map), [`claimants`], [`fill`] (absent to
-//! present), [`server`] (requests from PostgreSQL's processes), [`storage`] (pages from storage
-//! nodes), [`resident`] (what is there, and what goes next), [`evict`] (present to absent),
-//! [`page`] (what eviction looks at in a page), [`writer`] (what a writer's cache knows of its volume),
-//! [`start`] (all of it together).
+//! present), [`server`] (requests from PostgreSQL's processes), `pace`, `pool` and [`storage`] (pages
+//! from storage nodes), [`resident`] (what is there, and what goes next), [`evict`] (present to
+//! absent), [`page`] (what eviction looks at in a page), [`writer`] (what a writer's cache knows of its
+//! volume), [`start`] (all of it together).
 
 pub mod claimants;
 pub mod evict;
 pub mod fill;
 pub mod local;
+mod pace;
 pub mod page;
+mod pool;
 pub mod resident;
 pub mod server;
 pub mod start;

@@ -1,38 +1,30 @@
 //! Pages from the storage nodes: from one member that is certainly complete for the read, the
 //! quickest first; another is asked when it is late, the next one when it refuses or fails. Never a
 //! quorum read.
+//!
+//! Reading order: `pace` (who first, and when the next), `pool` (connections), here.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use link::{Client, LinkError, Party};
+use link::{LinkError, Party};
 use pgwal::keys::{Fork, Key, Rel};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use types::{GroupId, Lsn, NodeId, PageKey, SegmentId, VolumeId};
 use wire::{Message, PageAnswer};
 
+use super::pace::Paces;
+use super::pool::{Had, Pool, Sent};
 use crate::cache::{CacheStats, FetchError, PageSource};
 
 /// Longest time for one request, all members together.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Longest time to make a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// A request is late after several times what the node usually takes, within these.
-const LATE_MIN: Duration = Duration::from_millis(10);
-const LATE_MAX: Duration = Duration::from_millis(500);
-/// The same for a node never heard from.
-const LATE_UNKNOWN: Duration = Duration::from_millis(50);
-/// How long each of several late nodes is listened to in turn.
+/// How long several are waited for at once before those without a connection are looked at again.
 const TURN: Duration = Duration::from_millis(4);
-/// A node that failed is asked last for so long.
-const SHUNNED: Duration = Duration::from_secs(2);
-/// One request in so many goes to the second quickest node first: one that was slow once would
-/// otherwise never be found to have recovered.
-const TRY_ANOTHER: u64 = 64;
-/// Idle connections kept per node.
-const IDLE_MAX: usize = 16;
+/// Reading what has come.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Where and as of when to read from one group.
 #[derive(Clone, Debug)]
@@ -43,6 +35,8 @@ pub struct Route {
     pub complete_to: Lsn,
     /// Members known to hold everything up to there, and their addresses.
     pub readers: Vec<(NodeId, String)>,
+    /// Those that the writer suspects of being slow.
+    pub suspects: Vec<NodeId>,
 }
 
 /// What a reader must know of the volume; the driver knows it from acknowledgements.
@@ -57,48 +51,211 @@ pub trait VolumeView: Send + Sync {
     fn route(&self, group: GroupId) -> Route;
 }
 
-/// What is known of one node.
-#[derive(Debug, Default)]
-struct Peer {
-    idle: Vec<Client>,
-    /// Usual time of an answer, smoothed.
-    usual: Option<Duration>,
-    failed_at: Option<Instant>,
-}
-
 /// See the module's description.
 pub struct StorageReader {
-    party: Party,
     view: Arc<dyn VolumeView>,
     stats: Arc<CacheStats>,
-    peers: Mutex<BTreeMap<NodeId, Peer>>,
-    /// Requests made, to try another than the quickest now and then.
-    asked: AtomicU64,
+    pool: Arc<Pool>,
+    paces: Mutex<Paces>,
 }
 
 impl std::fmt::Debug for StorageReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StorageReader").field("party", &self.party).finish_non_exhaustive()
+        f.debug_struct("StorageReader").field("stats", &self.stats).finish_non_exhaustive()
     }
 }
 
-/// A request that has been sent and not been answered.
-struct Outstanding {
+/// One member that is asked.
+struct Attempt {
     node: NodeId,
-    client: Client,
-    request: u64,
-    sent: Instant,
+    address: String,
+    since: Instant,
+    /// None while its connection is being made.
+    sent: Option<Sent>,
+}
+
+/// One request and the members that are asked for it.
+struct Asking<'a> {
+    reader: &'a StorageReader,
+    message: Message,
+    /// Members not asked yet, the next one last.
+    waiting: Vec<(NodeId, String)>,
+    attempts: Vec<Attempt>,
+    /// Why those that were asked have not answered.
+    reasons: Vec<String>,
+    began: Instant,
+    patience: Duration,
+    /// When one more is asked.
+    more_at: Instant,
+}
+
+impl Asking<'_> {
+    /// Asks the next member when nobody is asked or those who are are late.
+    fn ask_more(&mut self) {
+        while self.attempts.is_empty() || Instant::now() >= self.more_at {
+            self.more_at = Instant::now() + self.patience;
+            let second = !self.attempts.is_empty();
+            if second && self.waiting.is_empty() {
+                self.more_at = self.began + DEADLINE;
+                return;
+            }
+            if second && !self.reader.paces().may_repeat(self.began.elapsed()) {
+                return;
+            }
+            let Some((node, address)) = self.waiting.pop() else { return };
+            if second {
+                CacheStats::add(&self.reader.stats.hedged, 1);
+            }
+            let had = self.reader.pool.want(node, &address);
+            let attempt = Attempt { node, address, since: Instant::now(), sent: None };
+            self.proceed(attempt, had);
+        }
+    }
+
+    /// An attempt goes on with what is had of its node.
+    fn proceed(&mut self, mut attempt: Attempt, had: Had) {
+        match had {
+            Had::Making => self.attempts.push(attempt),
+            Had::Failed(why) => self.failed(&attempt, &why),
+            Had::Idle(idle) => match idle.send(&self.message) {
+                Ok(sent) => {
+                    (attempt.sent, attempt.since) = (Some(sent), Instant::now());
+                    self.attempts.push(attempt);
+                }
+                // It had died unnoticed: one is made anew.
+                Err(_) => {
+                    self.reader.pool.forget(attempt.node);
+                    let had = self.reader.pool.want(attempt.node, &attempt.address);
+                    match had {
+                        Had::Failed(why) => self.failed(&attempt, &why),
+                        Had::Making | Had::Idle(_) => self.attempts.push(attempt),
+                    }
+                }
+            },
+        }
+    }
+
+    fn failed(&mut self, attempt: &Attempt, why: &str) {
+        self.reasons.push(format!("{}: {why}", attempt.node));
+        let waited = attempt.since.elapsed();
+        self.reader.paces().failed(attempt.node, waited, Instant::now());
+    }
+
+    /// Listens to those that are asked until one more is to be; the first acceptable answer.
+    fn hear(&mut self, accept: &dyn Fn(&Message) -> Result<(), String>) -> Option<Message> {
+        for attempt in
+            self.attempts.extract_if(.., |attempt| attempt.sent.is_none()).collect::<Vec<_>>()
+        {
+            let had = self.reader.pool.look(attempt.node, &attempt.address);
+            self.proceed(attempt, had);
+        }
+        let until = self.more_at.min(self.began + DEADLINE);
+        let time = until.saturating_duration_since(Instant::now()).max(AT_ONCE);
+        let asked = self.attempts.len();
+        let ready = match self.attempts.iter().filter(|attempt| attempt.sent.is_some()).count() {
+            0 => {
+                self.reader.pool.wait(time.min(TURN));
+                return None;
+            }
+            1 if asked == 1 => vec![(0, time)],
+            _ => readable(&self.attempts, time.min(TURN)).map(|at| (at, AT_ONCE)).collect(),
+        };
+        // From the last on: those that are done are taken out.
+        for (at, time) in ready.into_iter().rev() {
+            let sent = self.attempts.get_mut(at).and_then(|attempt| attempt.sent.as_mut());
+            match sent.map(|sent| sent.listen(time)) {
+                None | Some(Ok(None)) => {}
+                Some(outcome) => {
+                    let attempt = self.attempts.swap_remove(at);
+                    if let Some(answer) = self.done(attempt, outcome, accept) {
+                        return Some(answer);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn done(
+        &mut self,
+        attempt: Attempt,
+        outcome: Result<Option<Message>, LinkError>,
+        accept: &dyn Fn(&Message) -> Result<(), String>,
+    ) -> Option<Message> {
+        let judged = match outcome {
+            Ok(Some(Message::Refused(refusal))) => Err(refusal.to_string()),
+            Ok(Some(answer)) => accept(&answer).map(|()| answer),
+            Ok(None) => return None,
+            Err(error) => {
+                self.failed(&attempt, &error.to_string());
+                self.reader.pool.forget(attempt.node);
+                return None;
+            }
+        };
+        match judged {
+            Ok(answer) => {
+                self.reader.paces().answered(attempt.node, attempt.since.elapsed());
+                self.reader.put_back(attempt);
+                for late in self.attempts.drain(..) {
+                    self.reader.paces().late(late.node, late.since.elapsed());
+                    self.reader.put_back(late);
+                }
+                Some(answer)
+            }
+            Err(why) => {
+                self.failed(&attempt, &why);
+                self.reader.put_back(attempt);
+                None
+            }
+        }
+    }
+
+    /// Nobody has answered: who said what.
+    fn reasons(mut self) -> String {
+        for attempt in std::mem::take(&mut self.attempts) {
+            let waited = attempt.since.elapsed().as_millis();
+            self.failed(&attempt, &format!("no answer in {waited} ms"));
+        }
+        if self.reasons.is_empty() {
+            return "no member is known to be complete".to_owned();
+        }
+        self.reasons.join("; ")
+    }
+}
+
+/// Waits until one of several has answered; which have.
+fn readable(attempts: &[Attempt], time: Duration) -> impl Iterator<Item = usize> + use<> {
+    let sent = |(at, attempt): (usize, &Attempt)| attempt.sent.is_some().then_some(at);
+    let asked: Vec<usize> = attempts.iter().enumerate().filter_map(sent).collect();
+    let sockets = attempts.iter().filter_map(|attempt| attempt.sent.as_ref());
+    let mut sockets: Vec<PollFd<'_>> =
+        sockets.map(|sent| PollFd::from_borrowed_fd(sent.socket(), PollFlags::IN)).collect();
+    let time = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+    // Interrupted, or no events to be had: all are looked at.
+    let failed = poll(&mut sockets, Some(&time)).is_err();
+    let ready: Vec<usize> = asked
+        .into_iter()
+        .zip(&sockets)
+        .filter_map(|(at, socket)| (failed || !socket.revents().is_empty()).then_some(at))
+        .collect();
+    ready.into_iter()
 }
 
 impl StorageReader {
     /// A reader that introduces itself as `party`.
     #[must_use]
     pub fn new(party: Party, view: Arc<dyn VolumeView>, stats: Arc<CacheStats>) -> StorageReader {
-        StorageReader { party, view, stats, peers: Mutex::default(), asked: AtomicU64::new(0) }
+        StorageReader { view, stats, pool: Pool::new(party), paces: Mutex::new(Paces::new()) }
     }
 
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<NodeId, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn paces(&self) -> MutexGuard<'_, Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_back(&self, attempt: Attempt) {
+        if let Some(sent) = attempt.sent {
+            self.pool.put_back(attempt.node, sent.into_idle());
+        }
     }
 
     /// Sends a request to the members of a group until one answers it acceptably.
@@ -110,140 +267,40 @@ impl StorageReader {
     ) -> Result<Message, String> {
         let route = self.view.route(group);
         let segment = SegmentId { volume: self.view.volume(), group };
-        let message = message(segment, &route);
-        let mut waiting = self.ranked(route.readers).into_iter();
-        let mut outstanding: Vec<Outstanding> = Vec::new();
-        let mut reasons = Vec::new();
         let began = Instant::now();
-        let mut more_at = began;
+        let (waiting, patience) = self.plan(&route, began);
+        let mut asking = Asking {
+            reader: self,
+            message: message(segment, &route),
+            waiting,
+            attempts: Vec::new(),
+            reasons: Vec::new(),
+            began,
+            patience,
+            more_at: began,
+        };
         while began.elapsed() < DEADLINE {
-            if outstanding.is_empty() || Instant::now() >= more_at {
-                match waiting.next() {
-                    Some((node, address)) => {
-                        if !outstanding.is_empty() {
-                            CacheStats::add(&self.stats.hedged, 1);
-                        }
-                        match self.send(node, &address, &message) {
-                            Ok(sent) => outstanding.push(sent),
-                            Err(error) => {
-                                self.failed(node);
-                                reasons.push(format!("{node}: {error}"));
-                                continue;
-                            }
-                        }
-                        more_at = Instant::now() + self.patience(node);
-                    }
-                    None if outstanding.is_empty() => break,
-                    None => more_at = began + DEADLINE,
-                }
+            asking.ask_more();
+            if asking.attempts.is_empty() {
+                break;
             }
-            let turn = if outstanding.len() > 1 {
-                TURN
-            } else {
-                more_at.saturating_duration_since(Instant::now()).max(TURN)
-            };
-            for mut late in std::mem::take(&mut outstanding) {
-                match listen(&mut late, turn) {
-                    Ok(None) => outstanding.push(late),
-                    Ok(Some(Message::Refused(refusal))) => {
-                        reasons.push(format!("{}: {refusal}", late.node));
-                        self.failed(late.node);
-                        self.put_back(late);
-                    }
-                    Ok(Some(answer)) => match accept(&answer) {
-                        Ok(()) => {
-                            self.answered(late.node, late.sent.elapsed());
-                            self.put_back(late);
-                            // The others' answers are skipped when their connections are used next.
-                            outstanding.into_iter().for_each(|other| self.put_back(other));
-                            return Ok(answer);
-                        }
-                        Err(why) => {
-                            reasons.push(format!("{}: {why}", late.node));
-                            self.failed(late.node);
-                            self.put_back(late);
-                        }
-                    },
-                    Err(error) => {
-                        reasons.push(format!("{}: {error}", late.node));
-                        self.failed(late.node);
-                    }
-                }
+            if let Some(answer) = asking.hear(&accept) {
+                return Ok(answer);
             }
         }
-        reasons.extend(outstanding.iter().map(|late| {
-            self.failed(late.node);
-            format!("{}: no answer in {} ms", late.node, late.sent.elapsed().as_millis())
-        }));
-        if reasons.is_empty() {
-            reasons.push("no member is known to be complete".to_owned());
-        }
-        Err(reasons.join("; "))
+        Err(asking.reasons())
     }
 
-    /// Members in the order to ask: those that have not just failed, quickest first.
-    fn ranked(&self, mut readers: Vec<(NodeId, String)>) -> Vec<(NodeId, String)> {
-        let peers = self.peers();
-        readers.sort_by_key(|(node, _)| {
-            let peer = peers.get(node);
-            let shunned =
-                peer.and_then(|peer| peer.failed_at).is_some_and(|at| at.elapsed() < SHUNNED);
-            // One never asked goes first once, so that its speed becomes known.
-            (shunned, peer.and_then(|peer| peer.usual).unwrap_or(Duration::ZERO))
-        });
-        let shunned = |node| peers.get(node).and_then(|peer| peer.failed_at).is_some();
-        let turn = self.asked.fetch_add(1, Ordering::Relaxed) % TRY_ANOTHER == TRY_ANOTHER - 1;
-        if turn && readers.get(1).is_some_and(|(node, _)| !shunned(node)) {
-            readers.swap(0, 1);
-        }
-        readers
-    }
-
-    fn send(
-        &self,
-        node: NodeId,
-        address: &str,
-        message: &Message,
-    ) -> Result<Outstanding, LinkError> {
-        let idle = self.peers().entry(node).or_default().idle.pop();
-        // An idle connection may have died unnoticed: then one is made anew.
-        if let Some(mut client) = idle
-            && let Ok(request) = client.send(message)
-        {
-            return Ok(Outstanding { node, client, request, sent: Instant::now() });
-        }
-        let mut client = Client::connect(address, &self.party, CONNECT_LIMIT)?;
-        let sent = Instant::now();
-        let request = client.send(message)?;
-        Ok(Outstanding { node, client, request, sent })
-    }
-
-    fn patience(&self, node: NodeId) -> Duration {
-        let usual = self.peers().get(&node).and_then(|peer| peer.usual);
-        usual.map_or(LATE_UNKNOWN, |usual| (usual * 4).clamp(LATE_MIN, LATE_MAX))
-    }
-
-    fn answered(&self, node: NodeId, took: Duration) {
-        let mut peers = self.peers();
-        let peer = peers.entry(node).or_default();
-        peer.failed_at = None;
-        peer.usual = Some(peer.usual.map_or(took, |usual| (usual * 7 + took) / 8));
-    }
-
-    fn failed(&self, node: NodeId) {
-        let mut peers = self.peers();
-        let peer = peers.entry(node).or_default();
-        // The others of its connections are probably dead, too.
-        peer.idle.clear();
-        peer.failed_at = Some(Instant::now());
-    }
-
-    fn put_back(&self, done: Outstanding) {
-        let mut peers = self.peers();
-        let idle = &mut peers.entry(done.node).or_default().idle;
-        if idle.len() < IDLE_MAX {
-            idle.push(done.client);
-        }
+    /// Members with their addresses, the first to be asked last, and how long one is waited for.
+    fn plan(&self, route: &Route, now: Instant) -> (Vec<(NodeId, String)>, Duration) {
+        let suspect = |node: NodeId| (node, route.suspects.contains(&node));
+        let mut members: Vec<_> = route.readers.iter().map(|(node, _)| suspect(*node)).collect();
+        let mut paces = self.paces();
+        paces.order(&mut members, now);
+        let address = |(node, _): &(NodeId, bool)| {
+            route.readers.iter().find(|(reader, _)| reader == node).cloned()
+        };
+        (members.iter().rev().filter_map(address).collect(), paces.patience(&members))
     }
 
     /// Asks each group for its blocks; `place` puts an answer where it belongs.
@@ -302,29 +359,6 @@ impl StorageReader {
                 let what = format!("block {block} of {rel}{}", fork.suffix());
                 Err(FetchError::Unavailable { what, why: format!("group {group}: {why}") })
             }
-        }
-    }
-}
-
-/// Listens for the answer to a request; `None` when it has not come in time.
-fn listen(late: &mut Outstanding, time: Duration) -> Result<Option<Message>, LinkError> {
-    late.client.set_timeout(time)?;
-    let end = Instant::now() + time;
-    loop {
-        match late.client.receive() {
-            Ok((number, answer)) if number == late.request => return Ok(Some(answer)),
-            // The answer to an earlier question that somebody else had answered first.
-            Ok(_) if Instant::now() < end => {}
-            Ok(_) => return Ok(None),
-            Err(LinkError::Io { source, .. })
-                if matches!(
-                    source.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
         }
     }
 }

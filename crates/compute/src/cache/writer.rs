@@ -24,7 +24,8 @@ impl VolumeView for Shared {
         let (read_point, complete_to, nodes) = self.readers(group);
         let addresses = self.addresses();
         let address = |node| addresses.get(&node).map(|address| (node, address.clone()));
-        Route { read_point, complete_to, readers: nodes.into_iter().filter_map(address).collect() }
+        let readers = nodes.into_iter().filter_map(address).collect();
+        Route { read_point, complete_to, readers, suspects: self.suspects() }
     }
 }
 

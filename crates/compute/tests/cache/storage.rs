@@ -21,6 +21,8 @@ enum Manner {
     Refuses,
     Dawdles(u64),
     Hangs,
+    /// Takes connections, and does not even greet.
+    Stands,
 }
 
 /// A node that answers every page with its own number, in its manner.
@@ -46,6 +48,7 @@ fn node(number: u8, manner: Manner) -> Node {
                 loop {
                     while let Some(frame) = decoder.next().expect("well-formed") {
                         match frame {
+                            Frame::Hello(_) if matches!(manner, Manner::Stands) => {}
                             Frame::Hello(_) => {
                                 let incarnation = Incarnation(1);
                                 let welcome = Welcome { node: id, incarnation, az: b'a' };
@@ -79,7 +82,7 @@ fn answer(number: u8, manner: Manner, message: &Message) -> Option<Message> {
     match manner {
         Manner::Prompt => {}
         Manner::Dawdles(milliseconds) => std::thread::sleep(Duration::from_millis(milliseconds)),
-        Manner::Hangs => return None,
+        Manner::Hangs | Manner::Stands => return None,
         Manner::Refuses => {
             return Some(Message::Refused(Refusal::Behind { scl: Lsn(1), asked: Lsn(2) }));
         }
@@ -98,7 +101,7 @@ fn answer(number: u8, manner: Manner, message: &Message) -> Option<Message> {
 }
 
 /// Blocks below 1000 in group 0, below 2000 in group 1, none above.
-struct View(Vec<Vec<(NodeId, String)>>);
+struct View(Vec<Vec<(NodeId, String)>>, Vec<NodeId>);
 
 impl VolumeView for View {
     fn volume(&self) -> VolumeId {
@@ -111,11 +114,15 @@ impl VolumeView for View {
 
     fn route(&self, group: GroupId) -> Route {
         let readers = self.0.get(group.0 as usize).cloned().unwrap_or_default();
-        Route { read_point: Lsn(77), complete_to: Lsn(70), readers }
+        Route { read_point: Lsn(77), complete_to: Lsn(70), readers, suspects: self.1.clone() }
     }
 }
 
 fn reader(groups: &[&[&Node]]) -> (StorageReader, Arc<CacheStats>) {
+    reader_suspecting(groups, &[])
+}
+
+fn reader_suspecting(groups: &[&[&Node]], suspects: &[&Node]) -> (StorageReader, Arc<CacheStats>) {
     let members = |nodes: &&[&Node]| nodes.iter().map(|n| (n.id, n.address.clone())).collect();
     let party = Party {
         cluster: ClusterId(3),
@@ -124,7 +131,8 @@ fn reader(groups: &[&[&Node]]) -> (StorageReader, Arc<CacheStats>) {
         az_latency: Duration::ZERO,
     };
     let stats = Arc::new(CacheStats::default());
-    let view = Arc::new(View(groups.iter().map(members).collect()));
+    let suspects = suspects.iter().map(|node| node.id).collect();
+    let view = Arc::new(View(groups.iter().map(members).collect(), suspects));
     (StorageReader::new(party, view, Arc::clone(&stats)), stats)
 }
 
@@ -173,6 +181,34 @@ fn a_late_node_is_not_waited_for() {
     for _ in 0..10 {
         assert!(read(&reader, &[1])[0].is_some());
     }
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_waited_for_once_and_asked_last_from_then_on() {
+    for manner in [Manner::Hangs, Manner::Stands, Manner::Dawdles(300)] {
+        let (bad, prompt, other) =
+            (node(1, manner), node(2, Manner::Prompt), node(3, Manner::Prompt));
+        let (reader, stats) = reader(&[&[&bad, &prompt, &other]]);
+        for _ in 0..50 {
+            assert!(matches!(read(&reader, &[1])[..], [Some(2 | 3)]));
+        }
+        let (hedged, asked) = (CacheStats::get(&stats.hedged), bad.asked.load(SeqCst));
+        assert!(hedged <= 5 && asked <= 1, "{hedged} {asked}");
+        assert!(hedged >= 1, "it was late, and not waited for until its connection failed");
+    }
+}
+
+#[test]
+fn a_suspect_node_is_asked_only_when_the_others_cannot_answer() {
+    let (suspect, prompt, refuses) =
+        (node(1, Manner::Prompt), node(2, Manner::Prompt), node(3, Manner::Refuses));
+    let (reader, _) =
+        reader_suspecting(&[&[&suspect, &prompt], &[&suspect, &refuses]], &[&suspect]);
+    for _ in 0..50 {
+        assert_eq!(read(&reader, &[1]), [Some(2)]);
+    }
+    assert_eq!(suspect.asked.load(SeqCst), 0);
+    assert_eq!(read(&reader, &[1001]), [Some(1)]);
 }
 
 #[test]

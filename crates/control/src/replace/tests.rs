@@ -59,6 +59,22 @@ fn take(state: &mut State, changes: impl IntoIterator<Item = Change>) -> usize {
     changes.into_iter().map(|change| state.apply(change)).count()
 }
 
+/// What is planned where writers find nothing wrong.
+fn plan(state: &State, health: &dyn Fn(NodeId) -> Health) -> Vec<Change> {
+    super::plan(state, &Nodes { health, found: &|_, _| Found::Well })
+}
+
+/// The group after what is planned where nodes are heard, and the writer finds these so.
+fn found(state: &mut State, found: &'static [(&'static str, Found)]) -> String {
+    let found = |_: VolumeId, node: NodeId| {
+        let is = |(name, _): &&(&str, Found)| *name == node.as_str();
+        found.iter().find(is).map_or(Found::Well, |(_, found)| *found)
+    };
+    let changes = super::plan(state, &Nodes { health: &|_| Health::Alive, found: &found });
+    take(state, changes);
+    shown(state)
+}
+
 fn planned(state: &mut State, health: &dyn Fn(NodeId) -> Health) -> String {
     let changes = plan(state, health);
     take(state, changes);
@@ -223,4 +239,72 @@ fn the_least_loaded_node_of_the_zone_is_chosen_for_each_group() {
     let joins = |group: &GroupRecord| group.joining[0].member.node.to_string();
     let joining: Vec<String> = state.volumes[&VOLUME].groups.iter().map(joins).collect();
     assert_eq!(joining, ["a3", "a4"]);
+}
+
+const SAME: &str = "1 a1 a2 b1 b2 c1 c2: ";
+
+#[test]
+fn a_node_slow_for_too_long_is_replaced_and_given_up_on_when_it_is_quick_again() {
+    use Found::{Slow, Suspect, Unknown, Well};
+    let mut state = state();
+    assert_eq!(found(&mut state, &[("a1", Suspect)]), SAME, "not yet");
+    let joint = "2 a1|a3 a2 b1 b2 c1 c2: ";
+    assert_eq!(found(&mut state, &[("a1", Slow)]), joint);
+    assert_eq!(found(&mut state, &[("a1", Slow)]), joint, "once");
+    assert_eq!(found(&mut state, &[("a1", Suspect)]), joint, "not well yet");
+    assert_eq!(found(&mut state, &[("a1", Unknown)]), joint, "its writer was not heard yet");
+    assert_eq!(found(&mut state, &[("a1", Well)]), "3 a1 a2 b1 b2 c1 c2: a3");
+}
+
+#[test]
+fn where_several_are_slow_or_suspect_none_is_replaced_and_where_one_joins_no_second_is() {
+    use Found::{Slow, Suspect, Unknown};
+    for others in [
+        &[("a1", Slow), ("b1", Slow)][..],
+        &[("a1", Slow), ("b1", Suspect)],
+        &[("a1", Slow), ("b3", Suspect)],
+        &[("a1", Unknown)],
+        &[("c1", Slow)],
+    ] {
+        assert_eq!(found(&mut state(), others), SAME, "{others:?}");
+    }
+    let mut state = state();
+    planned(&mut state, &but(Health::Lost, &["b1"]));
+    let (health, slow) =
+        (
+            but(Health::Lost, &["b1"]),
+            |_: VolumeId, node: NodeId| {
+                if node.as_str() == "a1" { Slow } else { Found::Well }
+            },
+        );
+    let nodes = Nodes { health: &health, found: &slow };
+    assert_eq!(super::plan(&state, &nodes), [], "b3 joins, and four others are well");
+}
+
+#[test]
+fn a_slow_node_keeps_its_place_where_less_than_a_write_quorum_of_others_is_well() {
+    let slow = |_: VolumeId, node: NodeId| {
+        if node.as_str() == "a1" { Found::Slow } else { Found::Well }
+    };
+    for (gone, expected) in [(&["c1"][..], "2 a1|a3 a2 b1 b2 c1 c2: "), (&["c1", "c2"], SAME)] {
+        let mut state = state();
+        let health = but(Health::Silent, gone);
+        let changes = super::plan(&state, &Nodes { health: &health, found: &slow });
+        take(&mut state, changes);
+        assert_eq!(shown(&state), expected, "{gone:?}");
+    }
+}
+
+#[test]
+fn a_node_found_suspect_lately_is_given_no_place() {
+    let mut state = state();
+    let health = |node: NodeId| match node.as_str() {
+        "a1" => Health::Lost,
+        "a3" => Health::Doubtful,
+        _ => Health::Alive,
+    };
+    assert_eq!(planned(&mut state, &health), SAME);
+    assert_eq!(planned(&mut state, &but(Health::Lost, &["a1"])), "2 a1|a3 a2 b1 b2 c1 c2: ");
+    let back = |node: NodeId| if node.as_str() == "a1" { Health::Doubtful } else { Health::Alive };
+    assert_eq!(planned(&mut state, &back), "3 a1 a2 b1 b2 c1 c2: a3", "it is back all the same");
 }

@@ -13,7 +13,7 @@ use types::{
 };
 use wire::{Batch, BatchHeader, Part};
 
-use super::{BATCH_BYTES_TARGET, GroupSetup, Held, KEPT_BYTES_MAX};
+use super::{BATCH_BYTES_TARGET, GroupSetup, Held};
 use crate::rules::Rules;
 
 /// What every batch says beside its parts.
@@ -76,6 +76,8 @@ pub(super) struct Lane {
     /// Closed batches, the first with number `first`.
     kept: VecDeque<Closed>,
     kept_bytes: usize,
+    /// Above it, the oldest that are quorate are let go.
+    kept_max: usize,
     first: u64,
     /// The last announcement made, to share its encoding.
     announcement: Option<(Stamp, Lsn, Bytes)>,
@@ -91,10 +93,15 @@ impl Lane {
             base: setup.tail,
             kept: VecDeque::new(),
             kept_bytes: 0,
+            kept_max: 0,
             first: 0,
             announcement: None,
             setup,
         }
+    }
+
+    pub(super) fn set_kept_max(&mut self, bytes: usize) {
+        self.kept_max = bytes;
     }
 
     pub(super) fn setup(&self) -> &GroupSetup {
@@ -170,6 +177,16 @@ impl Lane {
             // One that is being rebuilt has no other occasion to say that it is full.
             member.announce |= behind || member.full == Some(false);
         }
+    }
+
+    pub(super) fn ask(&mut self, node: NodeId) {
+        if let Some(member) = self.member_mut(node) {
+            member.announce = true;
+        }
+    }
+
+    pub(super) fn is_rebuilt(&self, node: NodeId) -> bool {
+        self.member(node).is_some_and(|member| member.full == Some(false))
     }
 
     /// Sends again what the node has not acknowledged, as far as it is kept.
@@ -254,7 +271,7 @@ impl Lane {
     fn trim(&mut self) {
         let sent = self.members.iter().map(|member| member.next).min().unwrap_or(0);
         while let Some(batch) = self.kept.front() {
-            let spare = self.first < sent || self.kept_bytes > KEPT_BYTES_MAX;
+            let spare = self.first < sent || self.kept_bytes > self.kept_max;
             if batch.last > self.gcl || !spare {
                 break;
             }

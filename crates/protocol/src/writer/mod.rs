@@ -4,7 +4,7 @@
 //! the sorting of six numbers and amortised constant time. Nothing scans what is outstanding.
 //!
 //! A batch is kept until it is quorate *and* was sent to every member, the latter within
-//! [`KEPT_BYTES_MAX`] a group: a member that falls behind further is filled by its peers. A batch that
+//! [`KEPT_BYTES_MAX`] a group and [`KEPT_BYTES_ALL_MAX`] in all: a member that falls behind further is filled by its peers. A batch that
 //! is not quorate is never dropped, because nobody else may have it (rule V5).
 //!
 //! Reading order: this file (API), [`lane`] (one group's batches and members).
@@ -24,6 +24,8 @@ use lane::{Lane, Stamp};
 
 /// Bytes of quorate batches kept for members that have not been sent them, a group.
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
+/// The same for all groups together, each its share.
+pub const KEPT_BYTES_ALL_MAX: usize = 64 << 20;
 /// Bytes at which a batch is closed without waiting for a flush.
 pub const BATCH_BYTES_TARGET: usize = 1 << 20;
 
@@ -128,7 +130,8 @@ impl<R: Rules> Writer<R> {
             state: WriterState::Running,
             rules: PhantomData,
         };
-        groups.into_iter().for_each(|group| writer.add_group(group));
+        groups.into_iter().for_each(|group| writer.know_group(group));
+        writer.share_out();
         writer
     }
 
@@ -137,6 +140,17 @@ impl<R: Rules> Writer<R> {
     /// # Panics
     /// When the group exists already.
     pub fn add_group(&mut self, setup: GroupSetup) {
+        self.know_group(setup);
+        self.share_out();
+    }
+
+    /// What is kept for laggards is bounded whatever the number of groups.
+    fn share_out(&mut self) {
+        let share = KEPT_BYTES_MAX.min(KEPT_BYTES_ALL_MAX / self.lanes.len().max(1));
+        self.lanes.values_mut().for_each(|lane| lane.set_kept_max(share));
+    }
+
+    fn know_group(&mut self, setup: GroupSetup) {
         self.ledger.add_group(setup.group, setup.tail);
         for (_, holder) in setup.members.holders() {
             self.links.entry(holder.node).or_default().groups.push(setup.group);
@@ -236,6 +250,28 @@ impl<R: Rules> Writer<R> {
     /// milliseconds while something is not durable, and now and then when idle.
     pub fn announce(&mut self) {
         self.lanes.values_mut().for_each(|lane| lane.announce(&self.stamp));
+    }
+
+    /// Has the node asked by an announcement how far it is, though nothing may be new: what it answers
+    /// tells that it lives, and how quickly.
+    pub fn ask(&mut self, node: NodeId) {
+        let Some(link) = self.links.get(&node) else { return };
+        let lane = link.groups.iter().find(|group| !self.is_rebuilt(**group, node)).copied();
+        if let Some(lane) = lane.and_then(|group| self.lanes.get_mut(&group)) {
+            lane.ask(node);
+        }
+    }
+
+    /// Whether the node has said that its copy of a group is being rebuilt.
+    #[must_use]
+    pub fn is_rebuilt(&self, group: GroupId, node: NodeId) -> bool {
+        self.lanes.get(&group).is_some_and(|lane| lane.is_rebuilt(node))
+    }
+
+    /// Whether the node has a copy of any group.
+    #[must_use]
+    pub fn is_holder(&self, node: NodeId) -> bool {
+        self.links.get(&node).is_some_and(|link| !link.groups.is_empty())
     }
 
     /// The node can be reached from now on: what is not durable and it has not acknowledged is sent

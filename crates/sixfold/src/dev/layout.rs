@@ -66,6 +66,9 @@ pub(crate) struct Saved {
     /// Seconds of silence after which a node is taken for lost.
     #[serde(default)]
     pub replace_after: Option<u64>,
+    /// Seconds of slowness after which it is replaced, too.
+    #[serde(default)]
+    pub replace_slow_after: Option<u64>,
     pub settings: BTreeMap<String, String>,
     /// The cluster, once the control plane has been asked.
     #[serde(default)]
@@ -209,6 +212,7 @@ impl Saved {
                 az_latency: 0,
                 spares: false,
                 replace_after: None,
+                replace_slow_after: None,
                 settings: BTreeMap::new(),
                 cluster: None,
             },
@@ -226,6 +230,7 @@ impl Saved {
         saved.port = port.unwrap_or(saved.port);
         saved.spares |= nodes.spares;
         saved.replace_after = nodes.replace_after.or(saved.replace_after);
+        saved.replace_slow_after = nodes.replace_slow_after.or(saved.replace_slow_after);
         saved.cache_size = given.cache_size.or(saved.cache_size);
         saved.cache_limit = given.cache_limit.or(saved.cache_limit);
         saved.az_latency = given.az_latency.unwrap_or(saved.az_latency);
@@ -345,6 +350,7 @@ pub(crate) mod tests {
             az_latency: 0,
             spares: false,
             replace_after: None,
+            replace_slow_after: None,
             settings: BTreeMap::new(),
             cluster: None,
         }

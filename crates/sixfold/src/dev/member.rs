@@ -136,6 +136,9 @@ impl Member {
                 if let Some(seconds) = saved.replace_after {
                     flag("replace-after", &seconds.to_string());
                 }
+                if let Some(seconds) = saved.replace_slow_after {
+                    flag("replace-slow-after", &seconds.to_string());
+                }
             }
             Role::Node => {
                 flag("name", self.name);

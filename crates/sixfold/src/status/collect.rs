@@ -41,7 +41,10 @@ pub(crate) fn deployment(address: &str, volume: &str) -> anyhow::Result<Report> 
         az: Some(node.az.to_string()),
         pid: Some(node.pid),
         address: node.address.clone(),
-        state: heard(node.seen_ms_ago),
+        state: match heard(node.seen_ms_ago) {
+            state if state == "running" && node.suspect_ms.is_some() => "suspect".to_owned(),
+            state => state,
+        },
     }));
     processes.extend(status.instances.iter().map(|instance| ProcessLine {
         role: "compute".to_owned(),
@@ -76,6 +79,10 @@ pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Repor
     let addresses = running.map(|name| (name.to_owned(), saved.address(name).to_owned()));
     let answers =
         cluster.map(|cluster| ask_nodes(cluster, addresses.collect())).unwrap_or_default();
+    let suspect = |name: &str| {
+        let mut nodes = status.iter().flat_map(|status| &status.nodes);
+        nodes.any(|node| node.name.as_str() == name && node.suspect_ms.is_some())
+    };
     let processes = member::all(saved).map(|member| {
         let process = member.process(layout);
         ProcessLine {
@@ -87,6 +94,7 @@ pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Repor
             state: match process {
                 None => "down",
                 Some(process) if process.is_stopped() => "stopped",
+                Some(_) if suspect(member.name) => "suspect",
                 Some(_) => "running",
             }
             .to_owned(),
