@@ -1,8 +1,9 @@
 //! Harness of the end-to-end suites: a real cluster of real processes on this machine, driven
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
-//! Reading order: [`cluster`], [`instance`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`small_disk`],
-//! [`hold`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are PostgreSQL's own tests.
+//! Reading order: [`cluster`], [`instance`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`node_disk`],
+//! [`small_disk`], [`hold`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are PostgreSQL's own
+//! tests.
 
 pub mod aged;
 pub mod cluster;
@@ -12,6 +13,7 @@ pub mod instance;
 pub mod ledger;
 pub mod metrics;
 pub mod moments;
+pub mod node_disk;
 pub mod resident;
 pub mod shared;
 pub mod small_disk;
@@ -23,6 +25,7 @@ pub use cluster::{Cluster, Options};
 pub use instance::Instance;
 pub use ledger::Ledger;
 pub use moments::Moments;
+pub use node_disk::NodeDisk;
 pub use shared::Shared;
 pub use small_disk::SmallDisk;
 pub use stock::Stock;

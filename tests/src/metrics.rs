@@ -12,11 +12,19 @@ use crate::Cluster;
 /// # Errors
 /// When the writer does not answer, or has no such metric.
 pub fn writer_metric(cluster: &Cluster, name: &str) -> Result<f64> {
+    metric(cluster, "writer", name)
+}
+
+/// One of a process' metrics that has no labels of its own.
+///
+/// # Errors
+/// When the process does not answer, or has no such metric.
+pub fn metric(cluster: &Cluster, process: &str, name: &str) -> Result<f64> {
     let saved = std::fs::read_to_string(cluster.data_dir().join("dev.json"))?;
     let saved: serde_json::Value = serde_json::from_str(&saved)?;
-    let address = saved["http"]["writer"].as_str().context("the writer's address")?;
+    let address = saved["http"][process].as_str().context("the process' address")?;
     let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: writer\r\n\r\n")?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: sixfold\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));

@@ -1,7 +1,8 @@
 //! `make soak HOURS=2`: a cluster under load with a fault every half minute, and whether anything was lost.
 //!
 //! Loads: pgbench, the ledger (acknowledged numbers in two tables), and a bank whose sum must hold in
-//! every snapshot. Faults hit one storage node at a time (kill, stop, slow, wipe, lost for good), or
+//! every snapshot. Faults hit one storage node at a time (kill, stop, slow, wipe, lost for good,
+//! bytes of its files flipped), or
 //! the writer; the report lists them. In the end every group must have six healthy members, every
 //! promise be kept, amcheck and the volume compare be clean.
 
@@ -16,10 +17,12 @@ use postgres::Client;
 use serde_json::Value;
 use tests::cluster::connect_to;
 use tests::tools::{amcheck, pgbench};
-use tests::{Cluster, Ledger, Moments, Options};
+use tests::{Cluster, Ledger, Moments, NodeDisk, Options};
 
 /// Between two faults.
 const EVERY: Duration = Duration::from_secs(30);
+/// What is corrupted is found before the next fault.
+const SCRUB_SECONDS: &str = "10";
 /// How long the cluster may take to be whole again at the end.
 const WHOLE_WITHIN: Duration = Duration::from_secs(900);
 /// Accounts of the bank, and what is in each at first.
@@ -40,12 +43,21 @@ enum Fault {
     Wipe,
     /// Killed with its disk and left so until others have its segments.
     Lose,
+    /// Bytes of one of its files flipped while it runs.
+    Corrupt,
     /// The writer's host is lost with its disk.
     Writer,
 }
 
-const FAULTS: [Fault; 6] =
-    [Fault::Kill, Fault::Stop, Fault::Slow, Fault::Wipe, Fault::Lose, Fault::Writer];
+const FAULTS: [Fault; 7] = [
+    Fault::Kill,
+    Fault::Stop,
+    Fault::Slow,
+    Fault::Wipe,
+    Fault::Lose,
+    Fault::Corrupt,
+    Fault::Writer,
+];
 
 fn main() -> ExitCode {
     match run() {
@@ -69,7 +81,9 @@ fn run() -> Result<()> {
         }
     }
     let limit = Duration::from_secs_f64(hours * 3600.0);
-    let cluster = Cluster::up(Options::with(&["--spares", "--replace-after", "20"]))?;
+    let mut options = Options::with(&["--spares", "--replace-after", "20"]);
+    options.environment.push(("SIXFOLD_SCRUB_INTERVAL".to_owned(), SCRUB_SECONDS.to_owned()));
+    let cluster = Cluster::up(options)?;
     let mut client = cluster.connect()?;
     Ledger::create(&mut client)?;
     client.batch_execute(&format!(
@@ -208,6 +222,10 @@ fn inflict(cluster: &Cluster, fault: Fault, moments: &mut Moments) -> Result<Str
         Fault::Lose => {
             cluster.kill(name, "KILL")?;
             cluster.wipe(name)?;
+        }
+        Fault::Corrupt => {
+            let spoilt = NodeDisk::of(cluster, name).spoil_any(moments);
+            return Ok(format!("{name}: {}", spoilt.as_deref().unwrap_or("nothing there yet")));
         }
         Fault::Writer => {
             name = "writer";
