@@ -128,16 +128,18 @@ impl<R: Rules> Node<R> {
     ///
     /// # Errors
     /// The store's.
-    pub fn hold(&mut self, spec: SegmentSpec, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+    pub fn hold(&mut self, mut spec: SegmentSpec, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
         let (group, since) = (spec.group(), spec.since(self.name));
         if let Some(known) = self.orders.get(&group) {
-            let held = known.since(self.name);
+            let (held, known_fresh) = (known.since(self.name), known.fresh);
             if held > since || known.membership >= spec.membership {
                 return Ok(());
             }
             if held < since {
                 self.drop_copy(group)?;
             }
+            // The same copy on a disk that was lost meanwhile is not new again.
+            spec.fresh &= known_fresh || held < since;
         }
         self.orders.insert(group, spec.clone());
         if let Some((store, copy)) = self.storage.store().zip(self.copies.get(&group)) {
