@@ -3,14 +3,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::cluster::PATIENCE;
 use tests::metrics::metric;
-use tests::node_disk::{STRUCTURES, Structure};
-use tests::tools::{amcheck, pgbench};
-use tests::{Cluster, Ledger, NodeDisk, Options};
+use tests::node_disk::{STRUCTURES, Structure, flip};
+use tests::tools::{amcheck, pgbench, pgbench_fingerprint};
+use tests::{Cluster, Ledger, NodeDisk, Options, SmallDisk};
 
+/// So seldom that a test's end comes first.
+const NEVER: u64 = 7 * 24 * 3600;
 const NODES: [&str; 6] = ["a1", "a2", "b1", "b2", "c1", "c2"];
 
 /// A cluster whose nodes move little to page files at a time, and scrub once in so many seconds.
@@ -19,6 +23,8 @@ fn cluster(scrub_seconds: u64) -> Result<Cluster> {
         environment: vec![
             ("SIXFOLD_SCRUB_INTERVAL".to_owned(), scrub_seconds.to_string()),
             ("SIXFOLD_FLUSH_SIZE".to_owned(), "1MB".to_owned()),
+            ("SIXFOLD_LOG_FILE_SIZE".to_owned(), "4MB".to_owned()),
+            ("SIXFOLD_LOG_RETAIN".to_owned(), "8MB".to_owned()),
         ],
         ..Options::default()
     };
@@ -112,4 +118,210 @@ fn spoil(cluster: &Cluster, node: &str, structure: Structure) -> Result<std::pat
             done => return done,
         }
     }
+}
+
+/// What a node has written to its log.
+fn log_of(cluster: &Cluster, node: &str) -> Result<String> {
+    let path = cluster.data_dir().join("log").join(format!("{node}.log"));
+    std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// `sixfold segment verify`, which must find that all is sound, or mended.
+fn verify_segments(cluster: &Cluster) -> Result<Value> {
+    Ok(serde_json::from_str(&cluster.sixfold(&["segment", "verify", "--json"])?)?)
+}
+
+#[test]
+fn different_blocks_rotten_on_all_six_and_one_on_three_are_read_from_each_other_and_mended()
+-> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let before = pgbench_fingerprint(&cluster)?;
+    // What the writer has locally would answer for storage.
+    cluster.kill("writer", "KILL")?;
+    cluster.wipe("writer")?;
+    for (number, node) in (0..).zip(NODES) {
+        for path in NodeDisk::of(&cluster, node).page_files()? {
+            let length = path.metadata()?.len();
+            flip(&path, length * (2 * number + 1) / 13)?;
+            if number % 2 == 0 {
+                flip(&path, length * 6 / 13)?;
+            }
+        }
+    }
+    cluster.start("writer")?;
+    drop(cluster.connect_when_ready()?);
+    ensure!(pgbench_fingerprint(&cluster)? == before, "something else is read");
+    let begun = Instant::now();
+    while NODES.iter().all(|node| counted(&cluster, node).is_ok_and(|(found, _)| found == 0)) {
+        ensure!(begun.elapsed() < PATIENCE, "no read met damage");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let checked = verify_segments(&cluster)?;
+    let nodes = checked["nodes"].as_array().context("nodes are told")?;
+    ensure!(nodes.len() == 6 && nodes.iter().all(|node| node["left"] == serde_json::json!([])));
+    for node in NODES {
+        let (found, mended) = counted(&cluster, node)?;
+        ensure!(found > 0 && found == mended, "{node}: {found} found, {mended} mended");
+    }
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    check(&cluster, ledger)?;
+    ensure!(pgbench_fingerprint(&cluster)? == before, "something else is read");
+    let again = verify_segments(&cluster)?;
+    let nodes = again["nodes"].as_array().context("nodes are told")?;
+    ensure!(nodes.iter().all(|node| node["damaged"] == 0), "mended, and rotten: {again:#}");
+    Ok(())
+}
+
+/// A directory's copy, or its return.
+fn copy(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(status.success(), "cp ended with {status}");
+    Ok(())
+}
+
+#[test]
+fn yesterdays_segment_directories_put_back_are_noticed_and_rebuilt() -> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(50, PATIENCE)?;
+    let disk = NodeDisk::of(&cluster, "b1");
+    let (seg, saved) = (disk.dir().join("seg"), cluster.data_dir().join("yesterday"));
+    cluster.kill("b1", "KILL")?;
+    copy(&seg, &saved)?;
+    let files = disk.page_files()?;
+    cluster.start("b1")?;
+    let begun = Instant::now();
+    while disk.page_files()? == files {
+        ensure!(begun.elapsed() < PATIENCE, "nothing is flushed");
+        pgbench(&cluster, &["-n", "-c", "2", "-t", "200"])?;
+    }
+    cluster.kill("b1", "KILL")?;
+    std::fs::remove_dir_all(&seg)?;
+    std::fs::rename(&saved, &seg)?;
+    cluster.start("b1")?;
+    cluster.wait_until("all members are healthy", healthy)?;
+    let said = log_of(&cluster, "b1")?;
+    ensure!(said.contains("an earlier copy of its directory was put back"), "{said}");
+    check(&cluster, ledger)
+}
+
+/// Whether a process has ended.
+fn is_down(status: &Value, name: &str) -> bool {
+    let processes = status["processes"].as_array().cloned().unwrap_or_default();
+    processes.iter().any(|process| process["name"] == name && process["state"] == "down")
+}
+
+#[test]
+fn disks_swapped_between_two_nodes_are_refused_by_name() -> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(50, PATIENCE)?;
+    for node in ["a1", "b2"] {
+        cluster.kill(node, "KILL")?;
+    }
+    let (one, two) = (NodeDisk::of(&cluster, "a1"), NodeDisk::of(&cluster, "b2"));
+    let aside = cluster.data_dir().join("aside");
+    let swap = || -> Result<()> {
+        std::fs::rename(one.dir(), &aside)?;
+        std::fs::rename(two.dir(), one.dir())?;
+        Ok(std::fs::rename(&aside, two.dir())?)
+    };
+    swap()?;
+    for (node, owner) in [("a1", "b2"), ("b2", "a1")] {
+        cluster.try_sixfold(&["dev", "start", node])?;
+        let refusal = format!("data directory of node {owner}, not of {node}");
+        let begun = Instant::now();
+        while !log_of(&cluster, node)?.contains(&refusal) {
+            ensure!(begun.elapsed() < PATIENCE, "{node} serves from {owner}'s disk");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        cluster.wait_until("it has ended", |status| is_down(status, node))?;
+    }
+    ledger.wait_for_progress(50, PATIENCE)?;
+    swap()?;
+    for node in ["a1", "b2"] {
+        cluster.start(node)?;
+    }
+    check(&cluster, ledger)
+}
+
+#[test]
+fn a_torn_tail_is_the_end_of_the_log_and_what_is_lost_before_it_is_rebuilt() -> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(50, PATIENCE)?;
+    let rebuilt = "it is rebuilt from its peers";
+    for (node, structure) in [
+        ("a1", Structure::LogTail),
+        ("b1", Structure::LogMiddle),
+        ("c1", Structure::LogHeader),
+        ("a2", Structure::Manifest),
+    ] {
+        cluster.kill(node, "KILL")?;
+        NodeDisk::of(&cluster, node).spoil(structure)?;
+        cluster.start(node)?;
+        cluster.wait_until("all members are healthy", healthy)?;
+        let said = log_of(&cluster, node)?.contains(rebuilt);
+        ensure!(said == (structure != Structure::LogTail), "{structure:?} of {node}: {said}");
+        ledger.wait_for_progress(20, PATIENCE)?;
+    }
+    // A page file is gone: nothing can be told of the segment.
+    cluster.kill("c2", "KILL")?;
+    let files = NodeDisk::of(&cluster, "c2").page_files()?;
+    std::fs::remove_file(files.first().context("a page file")?)?;
+    cluster.start("c2")?;
+    cluster.wait_until("all members are healthy", healthy)?;
+    ensure!(log_of(&cluster, "c2")?.contains(rebuilt), "it is not noticed");
+    check(&cluster, ledger)?;
+    verify_segments(&cluster).map(drop)
+}
+
+#[test]
+fn full_disks_on_up_to_three_nodes_cost_no_client_an_error_and_nothing_is_lost() -> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 8);
+    ledger.wait_for_progress(50, PATIENCE)?;
+    let mut disks = Vec::new();
+    for node in ["a1", "b1", "c1"] {
+        let Some(small) = SmallDisk::mount(200)? else { return Ok(()) };
+        cluster.kill(node, "KILL")?;
+        cluster.wipe(node)?;
+        let (dir, place) = (NodeDisk::of(&cluster, node).dir().to_owned(), small.path().join(node));
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir(&place)?;
+        std::os::unix::fs::symlink(&place, &dir)?;
+        cluster.start(node)?;
+        disks.push((node, small));
+    }
+    cluster.wait_until("all members are healthy", healthy)?;
+    let is_full =
+        |node| Ok::<_, anyhow::Error>(metric(&cluster, node, "sixfold_node_disk_full")? > 0.0);
+    for (number, (node, small)) in disks.iter().enumerate() {
+        small.fill(true)?;
+        let begun = Instant::now();
+        while !is_full(node)? {
+            ensure!(begun.elapsed() < PATIENCE, "{node} still finds room\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        if number < 2 {
+            ledger.wait_for_progress(100, PATIENCE)?;
+        }
+    }
+    // Three of six take nothing: commits wait, and reads are answered.
+    let rows = cluster.connect()?.query_one("select count(*) from pgbench_accounts", &[])?;
+    ensure!(rows.get::<_, i64>(0) == 200_000);
+    for (_, small) in &disks {
+        small.fill(false)?;
+    }
+    ledger.wait_for_progress(100, PATIENCE)?;
+    for (node, _) in &disks {
+        let begun = Instant::now();
+        while is_full(node)? {
+            ensure!(begun.elapsed() < PATIENCE, "{node} does not go on");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    check(&cluster, ledger)
 }

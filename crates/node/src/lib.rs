@@ -5,11 +5,12 @@
 //!
 //! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
 //! [`dispatch`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
-//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`scrub`] and
-//! [`mend`], [`registrar`].
+//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`scrub`],
+//! [`check`] and [`mend`], [`registrar`].
 
 mod asks;
 mod background;
+mod check;
 mod config;
 mod dispatch;
 mod hydrate;

@@ -26,7 +26,7 @@ use crate::metrics::NodeMetrics;
 use crate::reader::Reader;
 use crate::shared::Shared;
 use crate::start::{self, Addresses, Started};
-use crate::{background, hydrate, registrar, scrub};
+use crate::{background, check, hydrate, registrar, scrub};
 
 /// Why and whether a node has ended.
 #[derive(Default)]
@@ -103,9 +103,9 @@ impl Node {
         let listener = bind(&config.listen)?;
         let address = listener.local_addr().context("the listening socket has no address")?;
         let metrics = Metrics::new("node", config.name.as_str());
-        let http = config.http_listen.as_ref();
+        let (http, desk) = (config.http_listen.as_ref(), Arc::<check::Desk>::default());
         let http = http
-            .map(|http| telemetry::serve_http(http, &metrics, axum::Router::new()))
+            .map(|http| telemetry::serve_http(http, &metrics, check::routes(Arc::clone(&desk))))
             .transpose()?;
         let addresses = Addresses {
             wire: reached_at(config, address)?,
@@ -158,7 +158,7 @@ impl Node {
         let (with, hold) = (Arc::clone(&shared), config.hold_background);
         node.spawn("background", move || background::run(&with, hold))?;
         let (with, interval) = (Arc::clone(&shared), config.scrub_interval);
-        node.spawn("scrub", move || scrub::run(&with, interval))?;
+        node.spawn("scrub", move || scrub::run(&with, &desk, interval))?;
         node.spawn_detached("registrar", move || {
             registrar::run(&shared, &post, &client, &registration, registered);
         })?;

@@ -13,6 +13,7 @@ use segstore::{Damage, Scrub};
 use types::SegmentId;
 
 use crate::background::yield_to_everybody;
+use crate::check::{Check, Desk};
 use crate::mend;
 use crate::shared::Shared;
 
@@ -25,15 +26,19 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Scrubs until the node stops; an error when the store is stopped for good.
-pub(crate) fn run(shared: &Arc<Shared>, interval: Duration) -> anyhow::Result<()> {
+pub(crate) fn run(shared: &Arc<Shared>, desk: &Desk, interval: Duration) -> anyhow::Result<()> {
     yield_to_everybody();
     shared.scrubber_is(thread::current());
     let mut pass = Pass::begin(shared, interval);
     let mut medic = Medic::default();
+    let mut check = Check::default();
     while !shared.stopping() {
         pass.step(shared)?;
-        medic.look(shared)?;
-        thread::park_timeout(pass.pause());
+        let more = check.step(shared, desk)?;
+        desk.tell_damage(medic.look(shared)?);
+        if !more {
+            thread::park_timeout(pass.pause());
+        }
     }
     Ok(())
 }
@@ -99,7 +104,7 @@ struct Medic {
 impl Medic {
     /// Tells what is newly damaged, and mends what can be mended block by block. What is lost as a whole
     /// is rebuilt by gossip.
-    fn look(&mut self, shared: &Shared) -> anyhow::Result<()> {
+    fn look(&mut self, shared: &Shared) -> anyhow::Result<&Damage> {
         let damage = shared.store.damage();
         if damage != self.known {
             tell(&self.known, &damage);
@@ -121,7 +126,7 @@ impl Medic {
             }
         }
         self.known = damage;
-        Ok(())
+        Ok(&self.known)
     }
 }
 

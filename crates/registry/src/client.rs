@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use types::{NodeId, VolumeId};
 
+use crate::check::{CheckProgress, CheckWish};
 use crate::error::{Error, Problem};
 use crate::model::{
     AddGroup, ControlStatus, CreateVolume, DeleteVolume, Duty, GroupAdded, HeartbeatAnswer,
@@ -176,6 +177,22 @@ impl Client {
     fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Error> {
         let answer = self.agent.get(self.url(path)).call();
         self.read(path, answer)
+    }
+
+    /// Has the node whose HTTP address this is check what it stores, at once.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn begin_check(&self, wish: &CheckWish) -> Result<CheckProgress, Error> {
+        self.post("/check", wish)
+    }
+
+    /// How far it is.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn check_progress(&self) -> Result<CheckProgress, Error> {
+        self.get("/check")
     }
 
     fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, Error> {

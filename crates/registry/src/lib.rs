@@ -5,13 +5,16 @@
 //! readers ignore what they do not know.
 //!
 //! Reading order: [`text`] (how identities become JSON), [`model`] (nodes, volumes, instances),
+//! `check` (which nodes answer themselves),
 //! [`error`] (what a caller does next), [`client`].
 
+mod check;
 mod client;
 mod error;
 mod model;
 pub mod text;
 
+pub use check::*;
 pub use client::Client;
 pub use error::{Error, Problem, ProblemCode};
 pub use model::*;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use types::{Az, NodeId};
 
 use crate::nodes::args::NodeCommand;
+use crate::segment::args::SegmentCommand;
 use crate::size;
 use crate::volume::args::VolumeCommand;
 
@@ -58,6 +59,9 @@ Exit status: 0 the same, 1 different, 2 it could not be told.")]
     /// Make, list, limit and delete volumes.
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Check what the nodes store.
+    #[command(subcommand)]
+    Segment(SegmentCommand),
     /// Run and disturb a whole cluster on this machine.
     #[command(subcommand)]
     Dev(DevCommand),
@@ -117,6 +121,9 @@ pub(crate) struct NodeArgs {
     /// Test mode: a segment's bytes in memory at which they move to a page file.
     #[arg(long, hide = true, env = "SIXFOLD_FLUSH_SIZE", value_parser = size::parse)]
     pub flush_size: Option<u64>,
+    /// Test mode: size of a log file.
+    #[arg(long, hide = true, env = "SIXFOLD_LOG_FILE_SIZE", value_parser = size::parse)]
+    pub log_file_size: Option<u64>,
     #[command(flatten)]
     pub supervised: Supervised,
 }

@@ -2,7 +2,7 @@
 //! machine. Exit status: 0 done, 1 failed, 2 wrong usage; `verify-redo` has its own.
 //!
 //! Reading order: [`cli`], [`roles`] (`node`, `compute`, `control`), [`dev`], [`status`], [`verify_redo`],
-//! [`verify_volume`], [`volume`]; [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
+//! [`verify_volume`], [`volume`], [`segment`]; [`processes`], [`privileges`], [`postgres`] and [`signals`] serve them.
 
 mod cli;
 mod dev;
@@ -12,6 +12,7 @@ mod privileges;
 mod processes;
 mod roles;
 mod say;
+mod segment;
 mod signals;
 mod size;
 mod status;
@@ -52,6 +53,7 @@ fn advice(error: &anyhow::Error) -> String {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::VerifyVolume(args) => return Ok(verify_volume::run(&args)),
+        Command::Segment(command) => return Ok(segment::run(&command)),
         Command::VerifyRedo(args) => return Ok(verify_redo::run(&args)),
         Command::Node(NodeArgs { command: Some(command), .. }) => nodes::run(command),
         Command::Node(args) => roles::node(args),

@@ -61,6 +61,7 @@ pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
     if let Some(seconds) = args.scrub_interval {
         config.scrub_interval = Duration::from_secs(seconds);
     }
+    config.store.log_file_bytes = args.log_file_size.unwrap_or(config.store.log_file_bytes);
     config.store.flush_bytes = args.flush_size.unwrap_or(config.store.flush_bytes);
     node::run(&config)
 }
