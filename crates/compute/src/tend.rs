@@ -52,6 +52,8 @@ pub struct Tender {
     pub timeline: Timeline,
     /// The geometry known.
     pub geometry_epoch: AtomicU64,
+    /// Number of the control plane's news that have been read.
+    pub news: AtomicU64,
     /// The groups' membership epochs that the driver was told.
     pub memberships: Mutex<BTreeMap<u32, u64>>,
     /// To the driver's thread.
@@ -156,19 +158,24 @@ impl Tender {
             Ok(answer) if answer.epoch > self.shared.epoch().0 => {
                 self.fence(format!("the control plane says that epoch {} is open", answer.epoch));
             }
-            Ok(answer) => self.refresh(answer.geometry_epoch),
+            Ok(answer) if answer.news != self.news.load(Ordering::SeqCst) => {
+                if self.refresh(answer.geometry_epoch) {
+                    self.news.store(answer.news, Ordering::SeqCst);
+                }
+            }
+            Ok(_) => {}
             Err(error) if error.is_fenced() => self.fence(error.to_string()),
             Err(error) => tracing::debug!(%error, "no heartbeat"),
         }
     }
 
     /// Learns new groups, new members, and where nodes are now.
-    fn refresh(&self, geometry_epoch: u64) {
+    fn refresh(&self, geometry_epoch: u64) -> bool {
         let info = match self.control.volume(self.shared.volume()) {
             Ok(info) => info,
             Err(error) => {
                 tracing::debug!(%error, "cannot refresh the volume's members");
-                return;
+                return false;
             }
         };
         self.shared.set_limit(info.limit_bytes);
@@ -191,6 +198,7 @@ impl Tender {
                 self.order(Order::Members(group));
             }
         }
+        true
     }
 
     /// Keeps the volume within its limit: at it, PostgreSQL's own out-of-space error ends whatever

@@ -1,7 +1,7 @@
 //! The threads beside the supervisor: the driver's, the tending one, the cache's.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -179,6 +179,7 @@ impl Threads {
             shared,
             timeline: attachment.timeline,
             geometry_epoch: geometry_epoch.into(),
+            news: AtomicU64::new(0),
             memberships: Mutex::default(),
             orders,
             waker: Arc::clone(&waker),

@@ -3,8 +3,8 @@
 //! Nothing here is durable yet: the caller stores the changes before it answers or acts on them.
 
 use registry::{
-    AddGroup, CreateVolume, Duty, GroupInfo, Joining, Member, NodeRegistered, NodeRegistration,
-    OpenVolume, Problem, ProblemCode, SegmentPlace, VolumeInfo, WriterReady,
+    AddGroup, CreateVolume, Duty, GroupInfo, Joining, Member, NodeRegistration, OpenVolume,
+    Problem, ProblemCode, SegmentPlace, VolumeInfo, WriterReady,
 };
 use types::{GROUP_BYTES_DEFAULT, GROUP_BYTES_MIN, NodeId, VolumeId, WRITE_QUORUM};
 
@@ -75,8 +75,8 @@ fn reassigned(state: &State, node: &NodeRecord) -> Vec<Change> {
     changes
 }
 
-/// What a registered node is told: the cluster and its segments.
-pub(crate) fn registered(state: &State, name: NodeId) -> NodeRegistered {
+/// The segments that a node is to hold.
+pub(crate) fn segments(state: &State, name: NodeId) -> Vec<SegmentPlace> {
     let mut segments = Vec::new();
     for volume in state.volumes.values() {
         segments.extend(volume.all_groups().filter_map(|group| {
@@ -84,7 +84,7 @@ pub(crate) fn registered(state: &State, name: NodeId) -> NodeRegistered {
             segment_place(state, volume.id, group, member)
         }));
     }
-    NodeRegistered { cluster: state.cluster, segments, deleted: Vec::new() }
+    segments
 }
 
 /// The order to one member to hold a group; none while the node is unknown.
@@ -208,13 +208,14 @@ fn new_group(
     id: u32,
     alive: impl Fn(NodeId) -> bool,
 ) -> Result<GroupRecord, Problem> {
+    let loads = state.loads();
     let serving = state.nodes.values().filter(|node| node.duty == Duty::Serving);
     let candidates: Vec<Candidate> = serving
         .map(|node| Candidate {
             node: node.name,
             az: node.az,
             alive: alive(node.name),
-            segments: state.segments_on(node.name),
+            segments: loads.get(&node.name).copied().unwrap_or(0),
         })
         .collect();
     let places = place(&candidates).map_err(|why| problem(ProblemCode::TooFewNodes, why))?;

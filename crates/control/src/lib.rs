@@ -16,6 +16,8 @@ mod found;
 mod nodes;
 mod placement;
 mod replace;
+#[doc(hidden)]
+pub mod scale;
 mod service;
 mod state;
 mod store;

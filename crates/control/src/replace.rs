@@ -10,12 +10,15 @@
 //! Every step raises the group's membership epoch, and is decided on the record as it is now: what a
 //! writer or a recovery says of an older one counts for nothing.
 
+use std::collections::BTreeSet;
+
 use registry::{CrippledGroup, Duty, Filled, Problem, ProblemCode, Rescue};
 use types::{NodeId, READ_QUORUM, VolumeId, WRITE_QUORUM};
 
 use crate::decide::{check_epoch, find, problem};
 use crate::state::{
-    Change, FormerRecord, GroupRecord, JoiningRecord, MemberRecord, NodeRecord, State, VolumeRecord,
+    Change, FormerRecord, GroupRecord, JoiningRecord, Loads, MemberRecord, NodeRecord, State,
+    VolumeRecord,
 };
 
 /// What the control plane hears of a node.
@@ -52,36 +55,60 @@ pub(crate) struct Nodes<'a> {
     pub found: &'a dyn Fn(VolumeId, NodeId) -> Found,
 }
 
-/// What has to change in who holds what, as nodes are and are meant to be.
+/// What has to change in who holds what, as nodes are and are meant to be. Looks at every group every two
+/// seconds: what does not change is not copied.
 pub(crate) fn plan(state: &State, nodes: &Nodes<'_>) -> Vec<Change> {
     // Loads change with every place given away: each group is planned on what was planned before.
-    let mut planned = state.clone();
+    let mut loads = None;
     let mut changes = Vec::new();
     for (id, known) in &state.volumes {
-        for (index, group) in known.groups.iter().enumerate() {
-            let mut group = group.clone();
-            tend(&planned, *id, &mut group, nodes);
-            if let Some(volume) = planned.volumes.get_mut(id) {
-                volume.groups[index] = group;
+        let fit = |node: &&NodeRecord| {
+            node.duty == Duty::Serving
+                && (nodes.health)(node.name) != Health::Lost
+                && (nodes.found)(*id, node.name) != Found::Slow
+        };
+        let fit: BTreeSet<NodeId> =
+            state.nodes.values().filter(fit).map(|node| node.name).collect();
+        let settled = |group: &GroupRecord| {
+            group.joining.is_empty()
+                && group.members.iter().all(|member| fit.contains(&member.node))
+        };
+        let mut volume: Option<VolumeRecord> = None;
+        let unsettled = known.groups.iter().enumerate().filter(|(_, group)| !settled(group));
+        for (index, group) in unsettled {
+            let mut after = group.clone();
+            tend(state, loads.get_or_insert_with(|| state.loads()), *id, &mut after, nodes);
+            if after != *group {
+                volume.get_or_insert_with(|| known.clone()).groups[index] = after;
             }
         }
-        let after = planned.volumes.get(id).filter(|volume| *volume != known);
-        changes.extend(after.cloned().map(Change::Volume));
+        changes.extend(volume.map(Change::Volume));
     }
     changes
 }
 
 /// One group's places.
-fn tend(state: &State, volume: VolumeId, group: &mut GroupRecord, nodes: &Nodes<'_>) {
+fn tend(
+    state: &State,
+    loads: &mut Loads,
+    volume: VolumeId,
+    group: &mut GroupRecord,
+    nodes: &Nodes<'_>,
+) {
     let lost = |node| duty(state, node) != Duty::Serving || (nodes.health)(node) == Health::Lost;
     let well = |node| (nodes.found)(volume, node) == Found::Well && is_up(state, node, nodes);
     for place in 0..group.members.len() {
         let present = group.members[place].node;
         match group.joining.iter().find(|joining| joining.place == place) {
-            Some(joining) if lost(joining.member.node) || well(present) => give_up(group, place),
+            Some(joining) if lost(joining.member.node) || well(present) => {
+                let gone = loads.entry(joining.member.node).or_default();
+                *gone = gone.saturating_sub(1);
+                give_up(group, place);
+            }
             Some(_) => {}
             None if lost(present) || is_too_slow(state, volume, group, place, nodes) => {
-                if let Some(node) = replacement(state, group, present, nodes.health) {
+                if let Some(node) = replacement(state, loads, group, present, nodes.health) {
+                    *loads.entry(node.name).or_default() += 1;
                     begin(group, place, node);
                 }
             }
@@ -122,6 +149,7 @@ fn duty(state: &State, node: NodeId) -> Duty {
 /// The least loaded living node of the same zone that has nothing to do with the group.
 fn replacement<'a>(
     state: &'a State,
+    loads: &Loads,
     group: &GroupRecord,
     present: NodeId,
     health: &dyn Fn(NodeId) -> Health,
@@ -134,7 +162,7 @@ fn replacement<'a>(
         node.az == az && strange && able
     };
     let free = state.nodes.values().filter(free);
-    free.min_by_key(|node| (state.segments_on(node.name), node.name))
+    free.min_by_key(|node| (loads.get(&node.name).copied().unwrap_or(0), node.name))
 }
 
 fn begin(group: &mut GroupRecord, place: usize, node: &NodeRecord) {
@@ -170,10 +198,10 @@ pub(crate) fn finish(
     filled: &[Filled],
 ) -> Result<Option<Change>, Problem> {
     let known = find(state, id)?;
-    let mut volume = known.clone();
-    if epoch != volume.epoch {
+    if filled.is_empty() || epoch != known.epoch {
         return Ok(None);
     }
+    let mut volume = known.clone();
     for one in filled {
         let Some(group) = volume.groups.iter_mut().find(|group| group.id == one.group) else {
             continue;
@@ -237,7 +265,9 @@ fn replace_silent(
             continue;
         }
         if group.joining.iter().all(|joining| joining.place != place) {
-            let Some(new) = replacement(state, group, node, health) else { continue };
+            let Some(new) = replacement(state, &state.loads(), group, node, health) else {
+                continue;
+            };
             begin(group, place, new);
         }
         take_over(group, place);
@@ -267,9 +297,10 @@ pub(crate) fn set_duty(
         return Ok(None);
     }
     if duty != Duty::Serving {
+        let loads = state.loads();
         let groups = state.volumes.values().flat_map(|volume| &volume.groups);
         for group in groups.filter(|group| keeps(group, name)) {
-            if replacement(state, group, name, health).is_none() {
+            if replacement(state, &loads, group, name, health).is_none() {
                 let message = format!(
                     "zone {} has no other living node that could take {name}'s segments; start one \
                      there with `sixfold node`, then ask again",

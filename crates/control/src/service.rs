@@ -23,9 +23,7 @@ use crate::decide::{self, problem};
 use crate::found::Findings;
 use crate::nodes::{self, Nodes};
 use crate::replace::{self, Health};
-use crate::state::{
-    Change, FormerRecord, GroupRecord, MemberRecord, NodeRecord, State, VolumeRecord,
-};
+use crate::state::{Change, FormerRecord, GroupRecord, Loads, NodeRecord, State, VolumeRecord};
 use crate::store::{Store, random_id};
 use crate::volumes;
 
@@ -54,6 +52,8 @@ pub(crate) struct Patience {
 struct Inner {
     store: Store,
     state: State,
+    /// Moves with every change; begins where no other life of this process was.
+    news: u64,
     /// When each node was last heard, in this life of the process.
     heard: BTreeMap<NodeId, Instant>,
     /// When this life began: nobody is silent for longer.
@@ -95,6 +95,7 @@ impl Inner {
             problem(ProblemCode::Internal, format!("the control plane's store failed: {error:#}"))
         })?;
         changes.into_iter().for_each(|change| self.state.apply(change));
+        self.news = self.news.wrapping_add(1);
         Ok(())
     }
 
@@ -124,9 +125,9 @@ impl Inner {
         }
     }
 
-    fn node_info(&self, node: &NodeRecord) -> NodeInfo {
-        let groups = || self.state.volumes.values().flat_map(VolumeRecord::all_groups);
-        let holds = |member: &MemberRecord| member.node == node.name;
+    /// `present` and `joining`: places that each node has, and is to have.
+    fn node_info(&self, node: &NodeRecord, present: &Loads, joining: &Loads) -> NodeInfo {
+        let of = |loads: &Loads| loads.get(&node.name).copied().unwrap_or(0);
         NodeInfo {
             name: node.name,
             az: node.az,
@@ -137,10 +138,8 @@ impl Inner {
             seen_ms_ago: self.heard.get(&node.name).map(|heard| milliseconds(heard.elapsed())),
             duty: node.duty,
             suspect_ms: self.findings.suspect(node.name, Instant::now()).map(milliseconds),
-            segments: groups().filter(|group| group.members.iter().any(holds)).count(),
-            filling: groups()
-                .filter(|group| group.joining.iter().any(|joining| holds(&joining.member)))
-                .count(),
+            segments: of(present),
+            filling: of(joining),
         }
     }
 
@@ -149,7 +148,15 @@ impl Inner {
     }
 
     fn node_infos(&self) -> Vec<NodeInfo> {
-        self.state.nodes.values().map(|node| self.node_info(node)).collect()
+        let (mut present, mut joining) = (Loads::new(), Loads::new());
+        for group in self.state.volumes.values().flat_map(VolumeRecord::all_groups) {
+            let members = group.members.iter().map(|member| member.node);
+            members.for_each(|node| *present.entry(node).or_default() += 1);
+            let joins = group.joining.iter().map(|of| of.member.node);
+            joins.for_each(|node| *joining.entry(node).or_default() += 1);
+        }
+        let nodes = self.state.nodes.values();
+        nodes.map(|node| self.node_info(node, &present, &joining)).collect()
     }
 
     fn volume_use(&self, id: VolumeId) -> Result<VolumeUse, Problem> {
@@ -222,6 +229,7 @@ impl Service {
         let inner = Inner {
             store,
             state,
+            news: random_id()? as u64,
             heard: BTreeMap::new(),
             began: Instant::now(),
             replace_after: patience.replace_after,
@@ -263,18 +271,24 @@ impl Service {
     pub(crate) fn register(&self, node: &NodeRegistration) -> Result<NodeRegistered, Problem> {
         let mut inner = self.lock();
         let changes = decide::register(&inner.state, node)?;
-        if !changes.is_empty() {
+        let changed = !changes.is_empty();
+        if changed {
             tracing::info!(node = %node.name, az = %node.az, address = node.address, incarnation = %node.incarnation, "node registered");
         }
         inner.commit(changes)?;
         inner.heard.insert(node.name, Instant::now());
-        self.measure(&inner);
-        let mut answer = decide::registered(&inner.state, node.name);
-        if let Some(holds) = &node.holds {
-            inner.accounts.note_held(node.name, holds);
-            answer.deleted = volumes::to_drop(&inner.state, holds);
+        if changed {
+            self.measure(&inner);
         }
-        Ok(answer)
+        let (cluster, news) = (inner.state.cluster, inner.news);
+        let segments = || decide::segments(&inner.state, node.name);
+        let segments = (node.news != Some(news)).then(segments);
+        let holds = node.holds.as_deref().unwrap_or_default();
+        let deleted = volumes::to_drop(&inner.state, holds);
+        if node.holds.is_some() {
+            inner.accounts.note_held(node.name, holds);
+        }
+        Ok(NodeRegistered { cluster, news, segments, deleted })
     }
 
     pub(crate) fn topology(&self) -> Topology {
@@ -427,7 +441,8 @@ impl Service {
     pub(crate) fn heartbeat(&self, beat: InstanceHeartbeat) -> Result<HeartbeatAnswer, Problem> {
         let mut inner = self.lock();
         let volume = decide::find(&inner.state, beat.volume)?;
-        let answer = HeartbeatAnswer { epoch: volume.epoch, geometry_epoch: volume.geometry_epoch };
+        let (epoch, geometry_epoch) = (volume.epoch, volume.geometry_epoch);
+        let answer = HeartbeatAnswer { epoch, geometry_epoch, news: inner.news };
         if beat.epoch == answer.epoch {
             inner.findings.note(&beat, Instant::now());
         }
@@ -451,7 +466,7 @@ impl Service {
         inner.commit(change.into_iter().collect())?;
         tracing::info!(node = %name, ?duty, "duty set");
         inner.tend_members()?;
-        let node = inner.state.nodes.get(&name).map(|node| inner.node_info(node));
+        let node = inner.node_infos().into_iter().find(|node| node.name == name);
         node.ok_or_else(|| problem(ProblemCode::Internal, "the node has vanished"))
     }
 

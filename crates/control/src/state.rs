@@ -139,6 +139,9 @@ pub(crate) struct DeletedRecord {
     pub nodes: Vec<NodeId>,
 }
 
+/// Segments on each node that has any.
+pub(crate) type Loads = BTreeMap<NodeId, usize>;
+
 /// Everything that is remembered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
@@ -170,9 +173,14 @@ impl State {
         }
     }
 
-    /// Segments placed on a node so far: its load.
-    pub fn segments_on(&self, node: NodeId) -> usize {
-        let groups = self.volumes.values().flat_map(VolumeRecord::all_groups);
-        groups.filter(|group| group.holder(node).is_some()).count()
+    /// Segments placed on each node so far: its load.
+    pub fn loads(&self) -> Loads {
+        let mut loads = Loads::new();
+        for group in self.volumes.values().flat_map(VolumeRecord::all_groups) {
+            for member in group.holders() {
+                *loads.entry(member.node).or_default() += 1;
+            }
+        }
+        loads
     }
 }

@@ -87,6 +87,7 @@ impl FakeNode {
             cluster: None,
             pid: 1,
             holds: None,
+            news: None,
         }
     }
 
@@ -230,16 +231,50 @@ fn every_open_raises_the_epoch_and_fences_the_one_before() {
 }
 
 #[test]
+fn nodes_and_writers_are_told_only_what_is_new() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (control, client) = start(dir.path());
+    let nodes = six_nodes(&client);
+    let volume = create(&client).expect("created");
+    let told = |client: &Client, news| {
+        let registration = NodeRegistration { news, ..nodes[0].registration() };
+        client.register_node(&registration).expect("registered")
+    };
+    wait_until("nothing changes any more", || {
+        let news = told(&client, None).news;
+        told(&client, Some(news)).segments.is_none()
+    });
+    let first = told(&client, None);
+    assert_eq!(first.segments.as_ref().map(Vec::len), Some(1));
+    let again = told(&client, Some(first.news));
+    assert_eq!((again.news, again.segments), (first.news, None));
+    // Another node's address is news to all who have to do with it.
+    let moved = NodeRegistration { address: "elsewhere:1".to_owned(), ..nodes[1].registration() };
+    client.register_node(&moved).expect("registered");
+    let after = told(&client, Some(first.news));
+    assert_ne!(after.news, first.news);
+    let places = after.segments.expect("told again");
+    assert!(places[0].members.iter().any(|member| member.address == "elsewhere:1"));
+    let opened = open(&client, &volume);
+    assert_ne!(told(&client, Some(after.news)).news, after.news, "epoch {}", opened.epoch);
+    // Numbers of an earlier life of the control plane say nothing.
+    let last = told(&client, None).news;
+    drop(control);
+    let (_control, client) = start(dir.path());
+    assert_eq!(told(&client, Some(last)).segments.as_ref().map(Vec::len), Some(1));
+}
+
+#[test]
 fn a_node_back_with_an_empty_disk_is_told_to_rebuild_and_another_zone_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_control, client) = start(dir.path());
     let nodes = six_nodes(&client);
     create(&client).expect("created");
     let same = client.register_node(&nodes[0].registration()).expect("same life");
-    assert!(same.segments.len() == 1 && same.segments[0].fresh);
+    assert!(matches!(same.segments.as_deref(), Some([place]) if place.fresh));
     nodes[0].incarnation.store(2, Ordering::SeqCst);
     let wiped = client.register_node(&nodes[0].registration()).expect("another life");
-    assert!(wiped.segments.len() == 1 && !wiped.segments[0].fresh);
+    assert!(matches!(wiped.segments.as_deref(), Some([place]) if !place.fresh));
     wait_until("the retry orders the rebuild", || {
         nodes[0].held.lock().expect("whole").iter().any(|(_, fresh)| !fresh)
     });
@@ -345,7 +380,7 @@ fn a_deletion_outlives_the_control_plane_and_is_told_to_whoever_still_holds_some
     let answer = answer.expect("registered");
     // What is not known here is not for that reason to be dropped.
     assert_eq!(answer.deleted, [volume.id]);
-    assert!(answer.segments.iter().all(|place| place.volume == kept));
+    assert!(answer.segments.iter().flatten().all(|place| place.volume == kept));
     let holder = |of: types::VolumeId, node: usize| {
         client.volume_use(of).expect("told").holders[node].clone()
     };

@@ -21,15 +21,20 @@ pub(crate) fn run(
     registration: &NodeRegistration,
     first: Option<NodeRegistered>,
 ) {
-    let mut news = first;
+    let mut answer = first;
     let mut reachable = true;
-    let mut last = None;
+    // What the control plane told last, the number of it, and whether the log loop has yet to hear it.
+    let (mut assigned, mut news, mut untold) = (None, None, false);
     while !shared.stopping() {
-        if let Some(NodeRegistered { segments, deleted, .. }) = news.take() {
-            if (Some(&segments) != last.as_ref() || shared.is_to_be_assigned_again())
-                && post.post(LOG_LOOP, Mail::Assigned(segments.clone()))
+        if let Some(NodeRegistered { news: number, segments, deleted, .. }) = answer.take() {
+            news = Some(number);
+            if segments.is_some() && segments != assigned {
+                (assigned, untold) = (segments, true);
+            }
+            if let Some(segments) = &assigned
+                && (untold || shared.is_to_be_assigned_again())
             {
-                last = Some(segments);
+                untold = !post.post(LOG_LOOP, Mail::Assigned(segments.clone()));
             }
             // Told again as long as anything is left: a letter that is lost does no harm.
             if !deleted.is_empty() && !post.post(LOG_LOOP, Mail::Deleted(deleted)) {
@@ -41,13 +46,13 @@ pub(crate) fn run(
             return;
         }
         let holds = Some(shared.holds());
-        match client.register_node(&NodeRegistration { holds, ..registration.clone() }) {
+        match client.register_node(&NodeRegistration { holds, news, ..registration.clone() }) {
             Ok(registered) => {
                 if !reachable {
                     tracing::info!(control = client.address(), "control plane is back");
                 }
                 reachable = true;
-                news = Some(registered);
+                answer = Some(registered);
             }
             Err(error) => {
                 if reachable {

@@ -62,6 +62,7 @@ pub(crate) fn start(
         cluster: found.map(|found| found.cluster),
         pid: std::process::id(),
         holds: None,
+        news: None,
     };
     let registered = introduce(client, &registration, stopping)?;
     let (dir, options) = (&config.data_dir, config.store.clone());

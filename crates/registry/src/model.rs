@@ -29,6 +29,9 @@ pub struct NodeRegistration {
     /// What it keeps of which segment; none before its store is open.
     #[serde(default)]
     pub holds: Option<Vec<SegmentUse>>,
+    /// The number of the news that it has: they are not told twice.
+    #[serde(default)]
+    pub news: Option<u64>,
 }
 
 /// What a node keeps of one segment.
@@ -51,9 +54,11 @@ pub struct NodeRegistered {
     /// The cluster, to be written into the node's identity on first contact.
     #[serde(with = "text")]
     pub cluster: ClusterId,
-    /// Every segment this node is to hold. One that it does not have yet is to be created with the
-    /// `fresh` given here.
-    pub segments: Vec<SegmentPlace>,
+    /// Another number than before when anything that the control plane remembers has changed.
+    pub news: u64,
+    /// Every segment this node is to hold; none when it has these news. One that it does not have yet
+    /// is to be created with the `fresh` given here.
+    pub segments: Option<Vec<SegmentPlace>>,
     /// Of the volumes that it holds something of, those that were deleted: to be dropped. A volume
     /// that is merely not known here is kept.
     #[serde(default, with = "text::list")]
@@ -446,6 +451,8 @@ pub struct HeartbeatAnswer {
     pub epoch: u64,
     /// Its geometry epoch: newer than the one known means groups were added.
     pub geometry_epoch: u64,
+    /// Another number than before when the volume should be read again.
+    pub news: u64,
 }
 
 /// An instance as the control plane last heard it.

@@ -165,7 +165,7 @@ fn who_joins_copies_and_who_was_there_from_the_beginning_does_not() {
     let mut state = state();
     planned(&mut state, &but(Health::Lost, &["a1"]));
     let fresh = |node: &str| {
-        let segments = decide::registered(&state, name(node)).segments;
+        let segments = decide::segments(&state, name(node));
         segments.iter().map(|place| place.fresh).collect::<Vec<_>>()
     };
     assert_eq!((fresh("a3"), fresh("a2"), fresh("b3")), (vec![false], vec![true], vec![]));

@@ -86,7 +86,7 @@ async fn register(
     }
     let holds = node.holds.iter().flatten().any(|held| held.volume == VOLUME);
     let deleted = if state.deleted && holds { vec![VOLUME] } else { Vec::new() };
-    Json(NodeRegistered { cluster: CLUSTER, segments, deleted })
+    Json(NodeRegistered { cluster: CLUSTER, news: 0, segments: Some(segments), deleted })
 }
 
 /// Six nodes and their control plane.
