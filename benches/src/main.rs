@@ -7,15 +7,19 @@
 //! file given by `--table`.
 //!
 //! Reading order: [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
-//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`] is a
-//! comparison of its own.
+//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`], [`space`],
+//! [`restart`] (over [`filled`] stores) and [`scale`] are measurements of their own.
 
 mod cpu;
+mod filled;
 mod load;
 mod opening;
 mod redo;
 mod report;
+mod restart;
+mod scale;
 mod sixfold;
+mod space;
 mod stock;
 mod system;
 
@@ -27,6 +31,9 @@ use clap::{Parser, Subcommand};
 use crate::report::Report;
 use crate::system::System;
 
+#[global_allocator]
+static ALLOCATOR: scale::Counting = scale::Counting;
+
 /// Measures Sixfold beside stock PostgreSQL on this machine.
 #[derive(Parser, Debug)]
 #[command(
@@ -35,7 +42,10 @@ use crate::system::System;
     sixfold-bench --scale 50 --seconds 20\n  \
     sixfold-bench --systems alone,sixfold --workloads tpcb-like --clients 8 --seconds 10\n  \
     sixfold-bench --only opening\n  \
-    sixfold-bench redo --rounds 5"
+    sixfold-bench redo --rounds 5\n  \
+    sixfold-bench space --seconds 60 --rounds 3\n  \
+    sixfold-bench restart --gibibytes 10\n  \
+    sixfold-bench scale --tebibytes 1,10,128"
 )]
 pub struct Arguments {
     #[command(subcommand)]
@@ -73,13 +83,23 @@ pub struct Arguments {
 enum Command {
     /// Replays one log with stock PostgreSQL's recovery and with ours, in turn.
     Redo(redo::Arguments),
+    /// A node with gigabytes of segments, from its start to the first page.
+    Restart(restart::Arguments),
+    /// Memory, open time and traffic of driver, node and control plane for volumes of terabytes.
+    Scale(scale::Arguments),
+    /// Endless updates: write amplification, disk use, commits with background work on and off.
+    Space(space::Arguments),
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut report = Report::default();
-    if let Some(Command::Redo(arguments)) = &arguments.command {
-        return redo::run(arguments, &mut report);
+    match &arguments.command {
+        Some(Command::Redo(arguments)) => return redo::run(arguments, &mut report),
+        Some(Command::Restart(arguments)) => return restart::run(arguments, &mut report),
+        Some(Command::Scale(arguments)) => return scale::run(arguments, &mut report),
+        Some(Command::Space(arguments)) => return space::run(arguments, &mut report),
+        None => {}
     }
     let wants = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
     if wants("load") {

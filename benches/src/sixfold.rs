@@ -25,6 +25,14 @@ impl Sixfold {
     /// # Errors
     /// When it does not get ready.
     pub fn up(binary: Option<&Path>) -> Result<Sixfold> {
+        Sixfold::with(binary, &[])
+    }
+
+    /// The same, every process with this environment.
+    ///
+    /// # Errors
+    /// As [`Sixfold::up`].
+    pub fn with(binary: Option<&Path>, environment: &[(&str, &str)]) -> Result<Sixfold> {
         let beside = std::env::current_exe()?.with_file_name("sixfold");
         let binary = binary.map_or(beside, Path::to_path_buf);
         let dir = tempfile::Builder::new().prefix("sixfold-bench-").tempdir()?;
@@ -35,6 +43,7 @@ impl Sixfold {
             .args(["--set", "shared_buffers=1GB", "--set", "max_connections=300"])
             .args(["--set", "max_wal_size=8GB", "--dir"])
             .arg(dir.path().join("cluster"))
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", binary.display()))?;
@@ -44,7 +53,16 @@ impl Sixfold {
         Ok(Sixfold { binary, dir, port, up })
     }
 
-    fn command(&self, arguments: &[&str]) -> Result<String> {
+    /// The cluster's directory.
+    pub fn cluster_dir(&self) -> PathBuf {
+        self.dir.path().join("cluster")
+    }
+
+    /// Runs `sixfold ARGUMENTS` on this cluster.
+    ///
+    /// # Errors
+    /// With what it printed when it fails.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
         run(Command::new(&self.binary)
             .args(arguments)
             .arg("--dir")

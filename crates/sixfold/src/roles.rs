@@ -14,6 +14,8 @@ use crate::{postgres, signals};
 const STORAGE_GRACE: Duration = Duration::from_secs(20);
 /// How long an orderly stop may take when there is no supervisor any more to see to it.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// Smallest files of a node's log.
+const LOG_FILE_BYTES_MIN: u64 = 1 << 20;
 /// Local bytes of pages to keep unless told otherwise.
 const CACHE_BYTES_DEFAULT: u64 = 8 << 30;
 
@@ -57,6 +59,9 @@ pub(crate) fn node(args: NodeArgs) -> anyhow::Result<()> {
     config.hold_background = args.hold_background;
     if let Some(bytes) = args.log_retain {
         config.store.log_retain_bytes = bytes;
+        // Kept and freed by whole files.
+        let file = &mut config.store.log_file_bytes;
+        *file = (bytes / 4).clamp(LOG_FILE_BYTES_MIN, *file);
     }
     if let Some(seconds) = args.scrub_interval {
         config.scrub_interval = Duration::from_secs(seconds);
