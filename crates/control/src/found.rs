@@ -34,26 +34,26 @@ impl Said {
 #[derive(Debug)]
 pub(crate) struct Findings {
     began: Instant,
-    /// A node suspect for so long is slow; one that was within so long is given nothing new.
+    /// A node suspect for so long is slow; one that was slow within so long is given nothing new.
     patience: Duration,
     said: BTreeMap<(VolumeId, NodeId), Said>,
-    last_suspect: BTreeMap<NodeId, Instant>,
+    last_slow: BTreeMap<NodeId, Instant>,
 }
 
 impl Findings {
     pub(crate) fn new(patience: Duration, now: Instant) -> Findings {
-        Findings { began: now, patience, said: BTreeMap::new(), last_suspect: BTreeMap::new() }
+        Findings { began: now, patience, said: BTreeMap::new(), last_slow: BTreeMap::new() }
     }
 
     /// Takes what a volume's current writer says; what the last one said is forgotten.
     pub(crate) fn note(&mut self, beat: &InstanceHeartbeat, now: Instant) {
         self.said.retain(|(volume, _), _| *volume != beat.volume);
         for seen in &beat.seen {
-            let (heard, suspect) = (seen.heard_ms_ago, seen.suspect_ms);
-            if suspect.is_some() {
-                self.last_suspect.insert(seen.node, now);
+            let said = [seen.heard_ms_ago, seen.suspect_ms];
+            let [heard, suspect] = said.map(|ms| ms.map(Duration::from_millis));
+            if suspect.is_some_and(|long| long >= self.patience) {
+                self.last_slow.insert(seen.node, now);
             }
-            let [heard, suspect] = [heard, suspect].map(|ms| ms.map(Duration::from_millis));
             self.said.insert((beat.volume, seen.node), Said { at: now, heard, suspect });
         }
     }
@@ -79,10 +79,12 @@ impl Findings {
         self.of_node(node, now).filter_map(|said| said.suspect).max()
     }
 
-    /// Whether some writer found it suspect lately.
+    /// Whether some writer finds it suspect, or found it slow lately: one that was only away is of use as
+    /// soon as it is back.
     pub(crate) fn is_doubtful(&self, node: NodeId, now: Instant) -> bool {
-        let last = self.last_suspect.get(&node);
+        let last = self.last_slow.get(&node);
         last.is_some_and(|at| now.saturating_duration_since(*at) < self.patience)
+            || self.suspect(node, now).is_some()
     }
 
     /// Whether some writer has had an answer from it lately.
@@ -156,6 +158,9 @@ mod tests {
         assert_eq!((of(&findings, 16), of(&findings, 17)), (Found::Slow, Found::Well));
         assert!(findings.is_doubtful(name(), after(began, 71)));
         assert!(!findings.is_doubtful(name(), after(began, 72)));
+        findings.note(&beat(0, Some(30_000)), after(began, 100));
+        assert!(findings.is_doubtful(name(), after(began, 104)));
+        assert!(!findings.is_doubtful(name(), after(began, 105)), "never slow for long");
     }
 
     #[test]

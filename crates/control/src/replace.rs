@@ -26,7 +26,7 @@ use crate::state::{
 pub(crate) enum Health {
     /// It was heard lately.
     Alive,
-    /// So it was, but some writer has found it suspect lately: nothing new is given to it.
+    /// So it was, but some writer finds it suspect, or found it slow lately: nothing new is given to it.
     Doubtful,
     /// It was not, for a while.
     Silent,

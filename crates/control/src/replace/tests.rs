@@ -296,7 +296,7 @@ fn a_slow_node_keeps_its_place_where_less_than_a_write_quorum_of_others_is_well(
 }
 
 #[test]
-fn a_node_found_suspect_lately_is_given_no_place() {
+fn a_node_that_is_doubtful_is_given_no_place() {
     let mut state = state();
     let health = |node: NodeId| match node.as_str() {
         "a1" => Health::Lost,
