@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use postgres::{Client, NoTls};
 use serde_json::Value;
 
+use crate::Network;
+
 /// How long anything that should take seconds may take on a loaded machine before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -25,6 +27,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// A directory of programs that the cluster needs as long as it is there.
     pub programs: Option<Arc<tempfile::TempDir>>,
+    /// What its processes reach each other through, to be cut.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Options {
@@ -105,6 +109,10 @@ impl Cluster {
     /// Arguments of `dev up`; `SIXFOLD_TEST_GROUP_SIZE` gives every cluster many protection groups.
     fn arguments(&self) -> Vec<String> {
         let mut arguments = self.options.arguments.clone();
+        if let Some(network) = &self.options.network {
+            network.set_cluster(self.data_dir());
+            arguments.extend(network.arguments());
+        }
         let given = arguments.iter().any(|argument| argument == "--group-size");
         if let (false, Ok(size)) = (given, std::env::var("SIXFOLD_TEST_GROUP_SIZE")) {
             arguments.extend(["--group-size".to_owned(), size]);

@@ -2,8 +2,8 @@
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
 //! Reading order: [`cluster`], [`instance`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`node_disk`],
-//! [`small_disk`], [`hold`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are PostgreSQL's own
-//! tests.
+//! [`small_disk`], [`hold`], [`network`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are
+//! PostgreSQL's own tests.
 
 pub mod aged;
 pub mod cluster;
@@ -13,6 +13,7 @@ pub mod instance;
 pub mod ledger;
 pub mod metrics;
 pub mod moments;
+pub mod network;
 pub mod node_disk;
 pub mod resident;
 pub mod shared;
@@ -25,6 +26,7 @@ pub use cluster::{Cluster, Options};
 pub use instance::Instance;
 pub use ledger::Ledger;
 pub use moments::Moments;
+pub use network::Network;
 pub use node_disk::NodeDisk;
 pub use shared::Shared;
 pub use small_disk::SmallDisk;

@@ -9,7 +9,7 @@ use tests::cluster::PATIENCE;
 use tests::hold::Held;
 use tests::metrics::writer_metric;
 use tests::tools::pgbench;
-use tests::{Cluster, Ledger, Options};
+use tests::{Cluster, Ledger, Network, Options};
 
 const FOR_GOOD: Duration = Duration::from_secs(3600);
 const SIX: &str = "a1 a2 b1 b2 c1 c2";
@@ -129,5 +129,26 @@ fn a_node_that_takes_nothing_costs_the_writer_a_bounded_queue_and_is_given_the_r
     cluster.kill("b2", "CONT")?;
     wait_for(&cluster, "b2", "b2 is trusted again", |node| !suspect(node))?;
     cluster.wait_until("all are level", |status| members(status) == (SIX.to_owned(), true))?;
+    finish(&cluster, ledger)
+}
+
+#[test]
+fn a_node_cut_off_from_all_others_costs_no_client_an_error_and_catches_up() -> Result<()> {
+    let network = Network::new()?;
+    let options = Options { network: Some(network.clone()), ..Options::with(&[]) };
+    let cluster = Cluster::up(options)?;
+    Ledger::create(&mut cluster.connect()?)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(200, PATIENCE)?;
+    for name in ["c1", "a1"] {
+        network.cut(name);
+        wait_for(&cluster, name, "it is suspect, and not heard", |node| {
+            suspect(node) && node["state"] == "silent"
+        })?;
+        ledger.wait_for_progress(200, PATIENCE)?;
+        network.join(name);
+        wait_for(&cluster, name, "it is back", |node| !suspect(node) && node["state"] == "up")?;
+        cluster.wait_until("all are level", |status| members(status) == (SIX.to_owned(), true))?;
+    }
     finish(&cluster, ledger)
 }

@@ -331,6 +331,9 @@ pub(crate) struct DevNodes {
     /// way [default: 900].
     #[arg(long, value_name = "SECONDS")]
     pub replace_slow_after: Option<u64>,
+    /// Others reach the node (or the control plane) of this name there: tests put something between.
+    #[arg(long, hide = true, value_name = "NAME=ADDRESS", value_parser = setting)]
+    pub through: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,9 @@
 //! `make soak HOURS=2`: a cluster under load with a fault every half minute, and whether anything was lost.
 //!
 //! Loads: pgbench, the ledger (acknowledged numbers in two tables), and a bank whose sum must hold in
-//! every snapshot. Faults hit one storage node at a time (kill, stop, slow, wipe, lost for good,
-//! bytes of its files flipped), or
-//! the writer; the report lists them. In the end every group must have six healthy members, every
-//! promise be kept, amcheck and the volume compare be clean.
+//! every snapshot. Faults hit one storage node at a time (kill, stop, slow, partition, wipe, lost for
+//! good, bytes of its files flipped), or the writer; the report lists them. In the end every group must
+//! have six healthy members, every promise be kept, amcheck and the volume compare be clean.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,7 +16,7 @@ use postgres::Client;
 use serde_json::Value;
 use tests::cluster::connect_to;
 use tests::tools::{amcheck, pgbench};
-use tests::{Cluster, Ledger, Moments, NodeDisk, Options};
+use tests::{Cluster, Ledger, Moments, Network, NodeDisk, Options};
 
 /// Between two faults.
 const EVERY: Duration = Duration::from_secs(30);
@@ -39,6 +38,8 @@ enum Fault {
     Stop,
     /// Stopped nine tenths of the time for some seconds.
     Slow,
+    /// Cut off from everybody for some seconds.
+    Partition,
     /// Killed, its disk thrown away, started again.
     Wipe,
     /// Killed with its disk and left so until others have its segments.
@@ -49,10 +50,11 @@ enum Fault {
     Writer,
 }
 
-const FAULTS: [Fault; 7] = [
+const FAULTS: [Fault; 8] = [
     Fault::Kill,
     Fault::Stop,
     Fault::Slow,
+    Fault::Partition,
     Fault::Wipe,
     Fault::Lose,
     Fault::Corrupt,
@@ -81,8 +83,10 @@ fn run() -> Result<()> {
         }
     }
     let limit = Duration::from_secs_f64(hours * 3600.0);
+    let network = Network::new()?;
     let mut options = Options::with(&["--spares", "--replace-after", "20"]);
     options.environment.push(("SIXFOLD_SCRUB_INTERVAL".to_owned(), SCRUB_SECONDS.to_owned()));
+    options.network = Some(network.clone());
     let cluster = Cluster::up(options)?;
     let mut client = cluster.connect()?;
     Ledger::create(&mut client)?;
@@ -91,7 +95,7 @@ fn run() -> Result<()> {
          insert into bank select g, {BALANCE} from generate_series(1, {ACCOUNTS}) g"
     ))?;
     pgbench(&cluster, &["-i", "-q", "-s", "5"])?;
-    let text = soak(&cluster, limit)?;
+    let text = soak(&cluster, &network, limit)?;
     print!("{text}");
     std::fs::write(&report, text).with_context(|| format!("cannot write {}", report.display()))
 }
@@ -117,14 +121,14 @@ impl Counts {
     }
 }
 
-fn soak(cluster: &Cluster, limit: Duration) -> Result<String> {
+fn soak(cluster: &Cluster, network: &Network, limit: Duration) -> Result<String> {
     let ledger = Ledger::start(cluster.port(), 0, 4);
     let counts = Counts::default();
     let lines = std::thread::scope(|scope| {
         scope.spawn(|| transfer(cluster.port(), &counts));
         scope.spawn(|| sum_up(cluster.port(), &counts));
         scope.spawn(|| run_pgbench(cluster, &counts));
-        let lines = faults(cluster, limit, &ledger);
+        let lines = faults(cluster, network, limit, &ledger);
         counts.stop.store(true, Ordering::SeqCst);
         lines
     })?;
@@ -167,14 +171,19 @@ fn soak(cluster: &Cluster, limit: Duration) -> Result<String> {
 }
 
 /// Does one thing after another to the cluster; a line of the report each.
-fn faults(cluster: &Cluster, limit: Duration, ledger: &Ledger) -> Result<Vec<String>> {
+fn faults(
+    cluster: &Cluster,
+    network: &Network,
+    limit: Duration,
+    ledger: &Ledger,
+) -> Result<Vec<String>> {
     let mut moments = Moments::default();
     let (begun, mut lines) = (Instant::now(), Vec::new());
     while begun.elapsed() < limit {
         let at = Instant::now();
         let fault = FAULTS[moments.below(FAULTS.len() as u64) as usize];
         let (seconds, before) = (begun.elapsed().as_secs(), ledger.acknowledged());
-        let whom = inflict(cluster, fault, &mut moments)?;
+        let whom = inflict(cluster, network, fault, &mut moments)?;
         let meanwhile = ledger.acknowledged() - before;
         let line = format!("| {seconds} | {fault:?} | {whom} | {meanwhile} |");
         eprintln!("{line}");
@@ -187,7 +196,12 @@ fn faults(cluster: &Cluster, limit: Duration, ledger: &Ledger) -> Result<Vec<Str
     Ok(lines)
 }
 
-fn inflict(cluster: &Cluster, fault: Fault, moments: &mut Moments) -> Result<String> {
+fn inflict(
+    cluster: &Cluster,
+    network: &Network,
+    fault: Fault,
+    moments: &mut Moments,
+) -> Result<String> {
     let mut name = NODES[moments.below(NODES.len() as u64) as usize];
     let some_seconds = Duration::from_millis(1_000 + moments.below(9_000));
     // One lost before is back by now: what others hold of it, it forgets.
@@ -213,6 +227,11 @@ fn inflict(cluster: &Cluster, fault: Fault, moments: &mut Moments) -> Result<Str
                 cluster.kill(name, "CONT")?;
                 std::thread::sleep(Duration::from_millis(10));
             }
+        }
+        Fault::Partition => {
+            network.cut(name);
+            std::thread::sleep(some_seconds);
+            network.join(name);
         }
         Fault::Wipe => {
             cluster.kill(name, "KILL")?;

@@ -69,6 +69,9 @@ pub(crate) struct Saved {
     /// Seconds of slowness after which it is replaced, too.
     #[serde(default)]
     pub replace_slow_after: Option<u64>,
+    /// Where others are to reach a process, by name, when that is not where it listens.
+    #[serde(default)]
+    pub through: BTreeMap<String, String>,
     pub settings: BTreeMap<String, String>,
     /// The cluster, once the control plane has been asked.
     #[serde(default)]
@@ -213,6 +216,7 @@ impl Saved {
                 spares: false,
                 replace_after: None,
                 replace_slow_after: None,
+                through: BTreeMap::new(),
                 settings: BTreeMap::new(),
                 cluster: None,
             },
@@ -231,6 +235,7 @@ impl Saved {
         saved.spares |= nodes.spares;
         saved.replace_after = nodes.replace_after.or(saved.replace_after);
         saved.replace_slow_after = nodes.replace_slow_after.or(saved.replace_slow_after);
+        saved.through.extend(nodes.through.iter().cloned());
         saved.cache_size = given.cache_size.or(saved.cache_size);
         saved.cache_limit = given.cache_limit.or(saved.cache_limit);
         saved.az_latency = given.az_latency.unwrap_or(saved.az_latency);
@@ -351,6 +356,7 @@ pub(crate) mod tests {
             spares: false,
             replace_after: None,
             replace_slow_after: None,
+            through: BTreeMap::new(),
             settings: BTreeMap::new(),
             cluster: None,
         }

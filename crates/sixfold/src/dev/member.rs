@@ -143,6 +143,9 @@ impl Member {
             Role::Node => {
                 flag("name", self.name);
                 flag("listen", saved.address(self.name));
+                if let Some(address) = saved.through.get(self.name) {
+                    flag("advertise", address);
+                }
             }
             Role::Compute => {
                 flag("name", self.name);
@@ -162,7 +165,8 @@ impl Member {
             }
         }
         if self.role != Role::Control {
-            flag("control", saved.control());
+            let control = saved.through.get(super::layout::CONTROL);
+            flag("control", control.map_or(saved.control(), String::as_str));
             flag("az", self.az().unwrap_or("a"));
             flag("az-latency", &saved.az_latency.to_string());
             if let Some(http) = saved.http.get(self.name) {
