@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -24,7 +24,7 @@ use types::{Epoch, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Volum
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
-use crate::hydrate::Order;
+use crate::hydrate::{Hydrator, Order};
 use crate::lines::{LineId, Lines};
 use crate::mail::{Asker, ChainJob, LOG_LOOP, Mail, Post};
 use crate::metrics::SegmentGauges;
@@ -90,7 +90,7 @@ pub(crate) struct LogLoop {
     pub(crate) deleted: BTreeSet<VolumeId>,
     listener: TcpListener,
     mail: Receiver<Mail>,
-    hydrator: SyncSender<Order>,
+    hydrator: Hydrator,
     lines_made: LineId,
     pub(crate) unwritten: Unwritten,
     replies: Vec<(Asker, Message)>,
@@ -105,7 +105,7 @@ pub(crate) struct Parts {
     pub(crate) post: Post,
     pub(crate) mail: Receiver<Mail>,
     pub(crate) listener: TcpListener,
-    pub(crate) hydrator: SyncSender<Order>,
+    pub(crate) hydrator: Hydrator,
 }
 
 impl LogLoop {
@@ -344,7 +344,7 @@ impl LogLoop {
     fn order_copy(&mut self, segment: SegmentId, peer: NodeId, history: History) {
         let address = self.peers.address(peer).map(str::to_owned);
         let ordered = address.zip(self.copy_since(segment)).is_some_and(|(address, since)| {
-            self.hydrator.try_send(Order { segment, since, peer, address, history }).is_ok()
+            self.hydrator.order(Order { segment, since, peer, address, history })
         });
         if !ordered {
             self.inputs.push_back((segment, Input::NotHydrated { peer }));

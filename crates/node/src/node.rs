@@ -1,11 +1,10 @@
 //! A running node: its threads, and how it ends.
 //!
-//! Threads: `log` (segments and hot log), `read-N` (pages), `hydrate`, `background`, `scrub`,
+//! Threads: `log` (segments and hot log), `read-N` (pages), `hydrate-N`, `background`, `scrub`,
 //! `registrar`, `http`. A thread that fails ends the node with its reason: half a node would answer as if it
 //! were whole, and peers handle a dead one.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
@@ -138,7 +137,7 @@ impl Node {
             sleepers: Arc::default(),
         };
         let mut node = Node { address, http, stopper, threads: Vec::new() };
-        let (hydrator, orders) = sync_channel(hydrate::ORDERS_MAX);
+        let (hydrator, orders) = hydrate::orders();
         let mut loops = loops.into_iter().zip(boxes).enumerate();
         if let Some((_, (lines, mail))) = loops.next() {
             let (shared, post) = (Arc::clone(&shared), post.clone());
@@ -150,11 +149,13 @@ impl Node {
             let reader = Reader::new(at, Arc::clone(&shared), lines, post.clone(), mail);
             node.spawn(&format!("read-{at}"), move || reader.run())?;
         }
-        let (with, mailbox) = (Arc::clone(&shared), post.clone());
-        node.spawn("hydrate", move || {
-            hydrate::run(&with, &mailbox, &orders);
-            Ok(())
-        })?;
+        for at in 0..hydrate::COPIES_MAX {
+            let (with, mailbox, orders) = (Arc::clone(&shared), post.clone(), orders.clone());
+            node.spawn(&format!("hydrate-{at}"), move || {
+                hydrate::run(&with, &mailbox, &orders);
+                Ok(())
+            })?;
+        }
         let (with, hold) = (Arc::clone(&shared), config.hold_background);
         node.spawn("background", move || background::run(&with, hold))?;
         let (with, interval) = (Arc::clone(&shared), config.scrub_interval);

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use types::{Epoch, History, Lsn, NodeId, READ_QUORUM};
+use types::{Epoch, GroupId, History, Lsn, NodeId, READ_QUORUM};
 use wire::{Batch, Message, Refusal, SegmentReport};
 
 use super::append::check_links;
@@ -47,9 +47,10 @@ struct Rebuild {
 }
 
 impl Gossip {
-    pub(super) fn new(full: bool) -> Gossip {
+    /// The segments of different groups begin with different peers: a node that lacks many asks all alike.
+    pub(super) fn new(full: bool, group: GroupId) -> Gossip {
         Gossip {
-            turn: 0,
+            turn: group.0 as usize,
             asked: None,
             hydrating: None,
             more: None,

@@ -300,7 +300,7 @@ impl<R: Rules> Segment<R> {
             held.into_iter().filter(|part| history.is_live(part.epoch, part.meta.span.start)),
         );
         chain.settle(state.vdl.end);
-        let gossip = Gossip::new(state.full);
+        let gossip = Gossip::new(state.full, spec.segment.group);
         Segment {
             me,
             spec,
