@@ -205,6 +205,36 @@ fn yesterdays_segment_directories_put_back_are_noticed_and_rebuilt() -> Result<(
     check(&cluster, ledger)
 }
 
+#[test]
+fn yesterdays_whole_disk_put_back_is_refused_by_name_and_rebuilt_once_it_is_wiped() -> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    let (disk, saved) = (NodeDisk::of(&cluster, "b1"), cluster.data_dir().join("yesterday"));
+    cluster.kill("b1", "KILL")?;
+    copy(disk.dir(), &saved)?;
+    cluster.start("b1")?;
+    cluster.wait_until("it is healthy again", healthy)?;
+    ledger.wait_for_progress(200, PATIENCE)?;
+    cluster.kill("b1", "KILL")?;
+    std::fs::remove_dir_all(disk.dir())?;
+    std::fs::rename(&saved, disk.dir())?;
+    for _ in 0..2 {
+        // However often it is tried.
+        let before = log_of(&cluster, "b1")?.matches("an earlier copy of itself").count();
+        cluster.try_sixfold(&["dev", "start", "b1"])?;
+        let begun = Instant::now();
+        while log_of(&cluster, "b1")?.matches("an earlier copy of itself").count() == before {
+            ensure!(begun.elapsed() < PATIENCE, "it is not refused\n{}", cluster.logs());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        cluster.wait_until("it has ended", |status| is_down(status, "b1"))?;
+    }
+    cluster.wipe("b1")?;
+    cluster.start("b1")?;
+    cluster.wait_until("all members are healthy", healthy)?;
+    check(&cluster, ledger)
+}
+
 /// Whether a process has ended.
 fn is_down(status: &Value, name: &str) -> bool {
     let processes = status["processes"].as_array().cloned().unwrap_or_default();

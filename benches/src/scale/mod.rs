@@ -179,6 +179,7 @@ fn registration(segments: usize) -> NodeRegistration {
         incarnation: Incarnation(u128::MAX),
         cluster: Some(types::ClusterId(u128::MAX)),
         pid: 4_000_000,
+        log_life: Some(1),
         holds: Some((0..segments).map(held).collect()),
         news: Some(u64::MAX),
     }

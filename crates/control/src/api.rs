@@ -176,9 +176,11 @@ fn refuse(problem: Problem) -> Response {
         ProblemCode::Invalid => StatusCode::BAD_REQUEST,
         ProblemCode::NotFound => StatusCode::NOT_FOUND,
         ProblemCode::Deleted => StatusCode::GONE,
-        ProblemCode::Mismatch | ProblemCode::Changed | ProblemCode::Fenced | ProblemCode::InUse => {
-            StatusCode::CONFLICT
-        }
+        ProblemCode::Mismatch
+        | ProblemCode::OlderDisk
+        | ProblemCode::Changed
+        | ProblemCode::Fenced
+        | ProblemCode::InUse => StatusCode::CONFLICT,
         ProblemCode::TooFewNodes => StatusCode::SERVICE_UNAVAILABLE,
         ProblemCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     };

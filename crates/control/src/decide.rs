@@ -41,7 +41,21 @@ pub(crate) fn register(state: &State, node: &NodeRegistration) -> Result<Vec<Cha
     if node.address.is_empty() {
         return Err(problem(ProblemCode::Invalid, "a node needs an address, `host:port`"));
     }
+    let told = known.filter(|known| known.incarnation == node.incarnation);
+    let told = told.map_or(0, |known| known.log_life);
+    if let Some(life) = node.log_life.filter(|life| *life < told) {
+        return Err(problem(
+            ProblemCode::OlderDisk,
+            format!(
+                "node {0}'s disk is an earlier copy of itself: its log is at life {life}, and was at \
+                 {told} before, so it has forgotten what it acknowledged; wipe its directory \
+                 (`sixfold dev wipe {0}` in a development cluster) and start it: its peers rebuild it",
+                node.name
+            ),
+        ));
+    }
     let record = NodeRecord {
+        log_life: node.log_life.map_or(told, |life| life.max(told)),
         name: node.name,
         az: node.az,
         address: node.address.clone(),

@@ -36,6 +36,7 @@ impl Scale {
                     http: Some(format!("10.{}.{}.17:9400", number / 250, number % 250)),
                     incarnation: Incarnation(u128::MAX - u128::from(number)),
                     pid: number,
+                    log_life: 0,
                     duty: Duty::Serving,
                 };
                 state.apply(Change::Node(node));

@@ -94,8 +94,9 @@ impl Inner {
             tracing::error!(error = format!("{error:#}"), "the store refuses changes");
             problem(ProblemCode::Internal, format!("the control plane's store failed: {error:#}"))
         })?;
+        let news = changes.iter().any(|change| self.state.is_news(change));
         changes.into_iter().for_each(|change| self.state.apply(change));
-        self.news = self.news.wrapping_add(1);
+        self.news = self.news.wrapping_add(u64::from(news));
         Ok(())
     }
 

@@ -18,6 +18,9 @@ pub(crate) struct NodeRecord {
     #[serde(with = "text")]
     pub incarnation: Incarnation,
     pub pid: u32,
+    /// The newest life of its log that it has told of, in this life of its disk.
+    #[serde(default)]
+    pub log_life: u64,
     #[serde(default)]
     pub duty: Duty,
 }
@@ -161,6 +164,13 @@ pub(crate) enum Change {
 }
 
 impl State {
+    /// Whether a change concerns others: a node's log that goes on does not.
+    pub fn is_news(&self, change: &Change) -> bool {
+        let Change::Node(node) = change else { return true };
+        let known = self.nodes.get(&node.name).cloned();
+        known.map(|known| NodeRecord { log_life: node.log_life, ..known }).as_ref() != Some(node)
+    }
+
     /// Takes a change that is durable.
     pub fn apply(&mut self, change: Change) {
         match change {

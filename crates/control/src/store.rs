@@ -166,6 +166,7 @@ mod tests {
             http: None,
             incarnation: types::Incarnation(5),
             pid: 1,
+            log_life: 0,
             duty: registry::Duty::Serving,
         })
     }

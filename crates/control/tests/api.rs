@@ -86,6 +86,7 @@ impl FakeNode {
             incarnation: self.life(),
             cluster: None,
             pid: 1,
+            log_life: None,
             holds: None,
             news: None,
         }
@@ -248,6 +249,9 @@ fn nodes_and_writers_are_told_only_what_is_new() {
     assert_eq!(first.segments.as_ref().map(Vec::len), Some(1));
     let again = told(&client, Some(first.news));
     assert_eq!((again.news, again.segments), (first.news, None));
+    let on = NodeRegistration { log_life: Some(9), ..nodes[1].registration() };
+    client.register_node(&on).expect("its log goes on");
+    assert_eq!(told(&client, Some(first.news)).segments, None);
     // Another node's address is news to all who have to do with it.
     let moved = NodeRegistration { address: "elsewhere:1".to_owned(), ..nodes[1].registration() };
     client.register_node(&moved).expect("registered");
@@ -262,6 +266,30 @@ fn nodes_and_writers_are_told_only_what_is_new() {
     drop(control);
     let (_control, client) = start(dir.path());
     assert_eq!(told(&client, Some(last)).segments.as_ref().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_disk_older_than_it_was_is_refused_by_name_until_it_is_wiped() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = FakeNode::start("a1");
+    let told = |life| NodeRegistration { log_life: Some(life), ..node.registration() };
+    {
+        let (_control, client) = start(dir.path());
+        client.register_node(&told(3)).expect("new");
+        client.register_node(&told(5)).expect("its log goes on");
+        client.register_node(&told(5)).expect("the same");
+    }
+    let (_control, client) = start(dir.path());
+    let error = client.register_node(&told(4)).expect_err("an earlier copy");
+    assert_eq!(error.code(), Some(ProblemCode::OlderDisk));
+    let said = error.to_string();
+    assert!(said.contains("node a1") && said.contains("wipe"), "{said}");
+    let unknown = NodeRegistration { log_life: None, ..told(0) };
+    client.register_node(&unknown).expect("nothing is told");
+    assert!(client.register_node(&told(4)).is_err(), "it is not forgotten");
+    client.register_node(&told(5)).expect("the very disk");
+    node.incarnation.store(2, Ordering::SeqCst);
+    client.register_node(&told(1)).expect("wiped");
 }
 
 #[test]

@@ -160,8 +160,13 @@ impl Node {
         node.spawn("background", move || background::run(&with, hold))?;
         let (with, interval) = (Arc::clone(&shared), config.scrub_interval);
         node.spawn("scrub", move || scrub::run(&with, &desk, interval))?;
+        let stopper = node.stopper();
         node.spawn_detached("registrar", move || {
-            registrar::run(&shared, &post, &client, &registration, registered);
+            let outcome = registrar::run(&shared, &post, &client, &registration, registered);
+            if let Err(error) = outcome {
+                tracing::error!(reason = format!("{error:#}"), "the node ends");
+                stopper.finish(Err(error));
+            }
         })?;
         let (name, az) = (config.name, config.az);
         tracing::info!(%name, %az, %address, cluster = %cluster, "node serves");

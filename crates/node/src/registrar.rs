@@ -6,23 +6,27 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use registry::{Client, NodeRegistered, NodeRegistration};
+use anyhow::Context as _;
+use registry::{Client, NodeRegistered, NodeRegistration, ProblemCode};
 
 use crate::mail::{LOG_LOOP, Mail, Post};
 use crate::shared::Shared;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Registers until the node stops; `first` is the answer that the start got already, if any.
+/// Registers until the node stops; `first` is the answer that the start got already, if any. An error
+/// when the node must end: its disk is older than it was.
 pub(crate) fn run(
     shared: &Arc<Shared>,
     post: &Post,
     client: &Client,
     registration: &NodeRegistration,
     first: Option<NodeRegistered>,
-) {
+) -> anyhow::Result<()> {
     let mut answer = first;
     let mut reachable = true;
+    // Until it is known that the disk was not older than before, it is told of as it was found.
+    let mut taken = answer.is_some();
     // What the control plane told last, the number of it, and whether the log loop has yet to hear it.
     let (mut assigned, mut news, mut untold) = (None, None, false);
     while !shared.stopping() {
@@ -43,16 +47,22 @@ pub(crate) fn run(
         }
         rest(shared, INTERVAL);
         if shared.stopping() {
-            return;
+            return Ok(());
         }
         let holds = Some(shared.holds());
-        match client.register_node(&NodeRegistration { holds, news, ..registration.clone() }) {
+        let log_life = if taken { Some(shared.store.life()) } else { registration.log_life };
+        let now = NodeRegistration { holds, news, log_life, ..registration.clone() };
+        match client.register_node(&now) {
             Ok(registered) => {
+                taken = true;
                 if !reachable {
                     tracing::info!(control = client.address(), "control plane is back");
                 }
                 reachable = true;
                 answer = Some(registered);
+            }
+            Err(error) if error.code() == Some(ProblemCode::OlderDisk) => {
+                return Err(error).context("the control plane does not take this node any more");
             }
             Err(error) => {
                 if reachable {
@@ -62,6 +72,7 @@ pub(crate) fn run(
             }
         }
     }
+    Ok(())
 }
 
 /// Sleeps, but wakes up for the end (the thread is unparked).

@@ -61,6 +61,7 @@ pub(crate) fn start(
         incarnation,
         cluster: found.map(|found| found.cluster),
         pid: std::process::id(),
+        log_life: life_found(disk.as_ref(), &config.data_dir, found.as_ref())?,
         holds: None,
         news: None,
     };
@@ -83,6 +84,14 @@ pub(crate) fn start(
         }
         (None, None) => bail!("stopped before the control plane told the cluster"),
     };
+    if registered.is_some() {
+        // Before anything is acknowledged in this life of the log. Whoever does not answer now is told
+        // with the next heartbeat.
+        let news = NodeRegistration { log_life: Some(store.life()), ..registration.clone() };
+        if let Err(error) = client.register_node(&news) {
+            tracing::warn!(%error, "the log's new life is not told yet");
+        }
+    }
     let segments = restored.into_iter().map(|one| restore(&identity, one)).collect();
     Ok(Started { store, identity, segments, registration, registered })
 }
@@ -137,6 +146,17 @@ fn once_there_is_room<T>(
             done => return done,
         }
     }
+}
+
+/// The newest life of the log on the disk, before anything is written: an opening begins another.
+fn life_found(
+    disk: &dyn Disk,
+    dir: &Path,
+    found: Option<&Identity>,
+) -> anyhow::Result<Option<u64>> {
+    let Some(identity) = found else { return Ok(None) };
+    Store::life_found(disk, dir, identity)
+        .with_context(|| format!("cannot read the log in {}", dir.display()))
 }
 
 fn check_cluster(ours: Option<ClusterId>, theirs: ClusterId) -> anyhow::Result<()> {

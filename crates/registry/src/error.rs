@@ -19,6 +19,8 @@ pub enum ProblemCode {
     Invalid,
     /// Another cluster, zone or owner: the address or directory is wrong.
     Mismatch,
+    /// The node's disk is older than it was: it has forgotten what it promised, and is to be wiped.
+    OlderDisk,
     /// There is no such thing: create it first.
     NotFound,
     /// Somebody else changed it meanwhile (compare-and-set): read it again.

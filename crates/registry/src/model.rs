@@ -26,6 +26,10 @@ pub struct NodeRegistration {
     pub cluster: Option<ClusterId>,
     /// Its process, for the operator's eyes.
     pub pid: u32,
+    /// The newest life of its log that is durable on its disk; none when that is not known. It only
+    /// ascends within a life of the disk.
+    #[serde(default)]
+    pub log_life: Option<u64>,
     /// What it keeps of which segment; none before its store is open.
     #[serde(default)]
     pub holds: Option<Vec<SegmentUse>>,

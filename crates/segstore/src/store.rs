@@ -157,6 +157,25 @@ impl Store {
         Ok((store, restored))
     }
 
+    /// The newest life of the log in `dir`, without opening the store; none when that cannot be told. Lives
+    /// only ascend: a disk whose newest is older than one seen before is an earlier copy, put back.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn life_found(
+        disk: &dyn Disk,
+        dir: &Path,
+        identity: &Identity,
+    ) -> Result<Option<u64>, StoreError> {
+        Ok(crate::log::replay::newest_life(disk, &dir.join("log"), identity.incarnation)?)
+    }
+
+    /// The newest life of the log, which is durable.
+    #[must_use]
+    pub fn life(&self) -> u64 {
+        lock(&self.log).position().life
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -403,3 +403,21 @@ fn what_a_failed_sync_left_in_the_cache_is_on_the_medium_before_it_is_believed()
     assert_eq!(restored[0].held.last().map(|part| part.meta.span.end), Some(model.tail()));
     model.check(&store, KEYS, &[Lsn::MAX]);
 }
+
+#[test]
+fn the_newest_life_tells_an_earlier_disk_from_the_one_it_became() {
+    let disk = MemDisk::new();
+    let store = create(&disk, small());
+    let found = |disk: &MemDisk| {
+        segstore::Store::life_found(disk, dir(), &identity()).expect("is read").expect("is told")
+    };
+    let yesterday = disk.crash(Survive::Everything);
+    assert_eq!(found(&yesterday), store.life());
+    drop(store);
+    for _ in 0..3 {
+        assert_eq!(found(&disk), found(&disk), "to look changes nothing");
+        let (store, _) = open(&disk, small()).expect("opens");
+        assert_eq!(found(&disk), store.life());
+        assert!(found(&yesterday) < store.life());
+    }
+}

@@ -19,6 +19,7 @@ fn node(text: &str) -> NodeRecord {
         http: None,
         incarnation: Incarnation(1),
         pid: 1,
+        log_life: 0,
         duty: Duty::Serving,
     }
 }

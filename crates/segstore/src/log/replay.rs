@@ -162,6 +162,17 @@ fn read(file: &dyn File, bytes: u64) -> (Vec<u8>, Option<u64>) {
     (content, unreadable)
 }
 
+/// The newest life whose header or units are in `dir`; none when a file cannot be read, which may be it.
+pub(crate) fn newest_life(
+    disk: &dyn Disk,
+    dir: &Path,
+    incarnation: Incarnation,
+) -> Result<Option<u64>, DiskError> {
+    let Sorted { lives, unreadable, .. } = sort(disk, dir, incarnation)?;
+    let newest = lives.keys().next_back().copied().unwrap_or(0);
+    Ok(unreadable.is_empty().then_some(newest))
+}
+
 fn log_names(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, DiskError> {
     Ok(disk.list(dir)?.into_iter().filter(|name| name.ends_with(".log")).collect())
 }
