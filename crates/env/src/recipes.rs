@@ -14,7 +14,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskError, ErrorKind, File, Mode};
+use crate::disk::{Disk, DiskError, ErrorKind, File, Mode, Operation};
 
 /// Ending of files written aside; whoever owns the directory may remove leftovers.
 pub const ASIDE: &str = ".new";
@@ -61,7 +61,14 @@ pub fn create_zeroed(
     }
     file.sync()?;
     disk.sync_dir(parent(path))?;
-    Ok(file)
+    let (operation, kind) = (Operation::Write, ErrorKind::Failed);
+    match file.len()? == length {
+        true => Ok(file),
+        false => {
+            let detail = "it is shorter than what was written".to_owned();
+            Err(DiskError { operation, path: path.to_owned(), offset: 0, kind, detail })
+        }
+    }
 }
 
 /// Makes a finished file and its name durable.

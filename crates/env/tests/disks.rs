@@ -141,3 +141,50 @@ fn outcomes_are_all_that_a_loss_of_power_can_leave() {
         assert_eq!(content[1612..], [1; 436]);
     }
 }
+
+#[test]
+fn an_earlier_loose_write_does_not_come_after_a_durable_one() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("d")).expect("directory");
+    let file = disk.open(Path::new("d/f"), Mode::Create).expect("file");
+    file.write_at(0, &[IoSlice::new(&[1; 1536])]).expect("writes");
+    file.write_at_durable(256, &[IoSlice::new(&[2; 512])]).expect("is durable");
+    for seed in 0..64 {
+        let left = disk.crash(Survive::Random(seed));
+        let Some(found) = content(&left, "d/f") else { continue };
+        assert_eq!(found[256..768], [2; 512], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_lying_disk_says_durable_and_forgets() {
+    let disk = one_durable_and_one_loose_write();
+    disk.set_lying(true);
+    let file = disk.open(Path::new("d/f"), Mode::Write).expect("opens");
+    file.write_at_durable(0, &[IoSlice::new(&[3; 512])]).expect("is said to be durable");
+    file.sync().expect("is said to be durable");
+    disk.open(Path::new("d/g"), Mode::Create).expect("file");
+    disk.sync_dir(Path::new("d")).expect("is said to be durable");
+    assert_eq!(content(&disk, "d/f").expect("file")[0], 3, "until power is lost it is there");
+    let left = disk.crash(Survive::Nothing);
+    assert_eq!(content(&left, "d/f"), Some(vec![1; 1024]));
+    assert_eq!(content(&left, "d/g"), None);
+}
+
+#[test]
+fn a_misdirected_write_spoils_another_place_and_is_not_where_it_should_be() {
+    for seed in 0..40 {
+        let disk = one_durable_and_one_loose_write();
+        let before = content(&disk, "d/f").expect("file");
+        let file = disk.open(Path::new("d/g"), Mode::Create).expect("file");
+        disk.misdirect_next(Some(seed));
+        file.write_at_durable(0, &[IoSlice::new(&[9; 512])]).expect("is said to be written");
+        let after = content(&disk, "d/f").expect("file");
+        let changed: Vec<usize> = (0..after.len()).filter(|at| after[*at] != before[*at]).collect();
+        assert_eq!(changed.len(), 512, "seed {seed}");
+        assert!(changed[0].is_multiple_of(512) && after[changed[0]] == 9);
+        assert_eq!(content(&disk, "d/g"), Some(Vec::new()));
+        file.write_at_durable(0, &[IoSlice::new(&[9; 512])]).expect("writes");
+        assert_eq!(content(&disk, "d/g"), Some(vec![9; 512]), "only the one write");
+    }
+}

@@ -118,6 +118,19 @@ fn the_word_of_a_copy_that_was_given_up_in_between_does_not_count() {
 }
 
 #[test]
+fn a_node_that_answers_with_an_earlier_copy_is_asked_until_its_new_one_does() {
+    let mut writer = writer();
+    writer.set_members(GROUP, SECOND, joint(SECOND));
+    let end = submit(&mut writer);
+    while writer.poll_send(node(6)).is_some() {}
+    ack(&mut writer, 6, end, FIRST);
+    assert_eq!(writer.to_adopt().collect::<Vec<_>>(), [(node(6), GROUP)], "nothing is written");
+    ack(&mut writer, 6, end, SECOND);
+    assert_eq!(writer.to_adopt().count(), 0);
+    assert_eq!(writer.scl(GROUP, node(6)), end);
+}
+
+#[test]
 fn an_older_member_set_changes_nothing() {
     let mut writer = writer();
     writer.set_members(GROUP, THIRD, replaced());

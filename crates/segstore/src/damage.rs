@@ -89,8 +89,8 @@ impl Store {
         }
         // Of a segment that was dropped nothing is counted any more.
         known.segments = segments;
-        let needed = lock(&self.log).oldest_needed();
-        let lives = self.lives.damaged_from(needed);
+        let oldest = lock(&self.log).oldest_durable();
+        let lives = self.lives.damaged_from(oldest);
         let numbers = lives.iter().map(|(life, _)| *life).collect();
         self.counters.count(&known.lives, &numbers);
         known.lives = numbers;

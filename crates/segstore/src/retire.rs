@@ -37,11 +37,11 @@ impl Store {
     /// and goes to page files, to manifests, or to the log's end. False when there is none, or when
     /// something in it cannot be read and waits for a durable point to be flushed.
     pub(crate) fn retire_damaged(&self, work: &mut Work) -> Result<bool, StoreError> {
-        let (needed, newest) = {
+        let (oldest, newest) = {
             let log = lock(&self.log);
-            (log.oldest_needed(), log.position().life)
+            (log.oldest_durable(), log.position().life)
         };
-        let damaged = self.lives.damaged_from(needed);
+        let damaged = self.lives.damaged_from(oldest);
         let Some((life, _)) = damaged.first() else { return Ok(false) };
         let roll = || lock(&self.log).roll(0).map_err(|error| self.log_failed(error));
         if *life == newest {

@@ -80,9 +80,9 @@ impl Store {
         let mut planned: u64 = files.map(|file| file.meta.bytes).sum();
         // One segment's share of the log cannot be told apart from the others'.
         let lives = self.lives.numbers();
-        let needed = lock(&self.log).oldest_needed();
-        planned += self.lives.bytes_from(needed);
-        let lives = lives.into_iter().filter(|life| *life >= needed).map(Turn::Life);
+        let oldest = lock(&self.log).oldest_durable();
+        planned += self.lives.bytes_from(oldest);
+        let lives = lives.into_iter().filter(|life| *life >= oldest).map(Turn::Life);
         Scrub {
             todo: ids.into_iter().map(Turn::Segment).chain(lives).collect(),
             now: Now::Between,

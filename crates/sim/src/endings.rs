@@ -2,6 +2,7 @@
 //! whether all copies are equal in the end.
 
 use protocol::Rules;
+use segstore::StoreError;
 use types::SegmentId;
 
 use crate::instance::Role;
@@ -19,9 +20,19 @@ impl<R: Rules> World<R> {
             return Ok(());
         }
         self.trace.note("restart", &[node as u64], || format!("{} restarts", self.names[node]));
-        let restarted = self.nodes[node].restart(&mut self.rng);
-        self.stored(node, restarted)?;
-        self.schedule_gossip(node);
+        let hurt = self.is_hurt(node);
+        let mut restarted = self.nodes[node].restart(&mut self.rng, hurt);
+        if let Err(StoreError::Damaged { .. } | StoreError::Foreign(_)) = restarted
+            && hurt
+        {
+            // Nothing of it can be told apart any more: it is taken for lost.
+            self.nodes[node].wipe();
+            self.hurt = None;
+            restarted = self.nodes[node].restart(&mut self.rng, false);
+        }
+        if self.stored(node, restarted)?.is_some() {
+            self.schedule_gossip(node);
+        }
         Ok(())
     }
 
@@ -33,6 +44,7 @@ impl<R: Rules> World<R> {
         self.trace.note("crash", &[node as u64, u64::from(wipe)], || {
             format!("{} crashes{}", self.names[node], if wipe { " and is wiped" } else { "" })
         });
+        self.remember_promises(node);
         self.nodes[node].crash(&mut self.rng);
         if wipe {
             self.nodes[node].wipe();
@@ -57,6 +69,7 @@ impl<R: Rules> World<R> {
     pub fn heal(&mut self) -> Result<(), Violation> {
         self.calm = true;
         self.net.heal();
+        self.heal_disks();
         for node in &mut self.nodes {
             node.paused_until = node.paused_until.min(self.now);
         }
@@ -76,6 +89,9 @@ impl<R: Rules> World<R> {
     /// Which copy is not, durably, as far as the promised log; none when all are.
     #[must_use]
     pub fn behind(&self) -> Option<String> {
+        if let Some(node) = self.unmended() {
+            return Some(node);
+        }
         for (group, _, members) in &self.geometry {
             let last = self.oracle.tail(*group);
             if members.holders().count() != types::COPIES {

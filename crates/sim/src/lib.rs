@@ -1,11 +1,12 @@
 //! A deterministic world for the protocol: the real writer, segments and recoveries in simulated
 //! time, over a simulated network and real stores on simulated disks, with one checker a promise.
 //!
-//! Reading order: [`mod@run`] (one seed), [`options`], [`world`], `nemesis`, `members` and `endings` (its
-//! faults), [`node`] and its [`storage`], [`instance`], [`net`], [`engine`], [`oracle`] and its [`pages`]
-//! (the checkers), [`planted`] (bugs that must
-//! be caught), [`rng`], [`trace`].
+//! Reading order: [`mod@run`] (one seed), [`options`], [`world`] and its `copies`, `nemesis`, `members`,
+//! [`disks`] and `endings` (its faults), [`node`] and its [`storage`], [`instance`], [`net`], [`engine`],
+//! [`oracle`] and its [`pages`] (the checkers), [`planted`] (bugs that must be caught), [`rng`], [`trace`].
 
+mod copies;
+pub mod disks;
 mod endings;
 pub mod engine;
 pub mod instance;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use sim::run::Counts;
 
 #[derive(Parser)]
 #[command(about = "Runs the protocol in a deterministic world, one run a seed")]
@@ -32,18 +33,12 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut failed = 0_u64;
-    let (mut happenings, mut promised, mut opens, mut served, mut copies) = (0, 0, 0, 0, 0);
+    let mut counts = Counts::default();
     for seed in arguments.start..arguments.start + arguments.seeds {
         let run = sim::planted::run_with(planted, seed, arguments.trace);
         let run = run.ok_or_else(|| anyhow::anyhow!("no planted bug of that name; see `list`"))?;
         match run {
-            Ok(outcome) => {
-                happenings += outcome.happenings;
-                promised += outcome.promised;
-                opens += outcome.opens;
-                served += outcome.served;
-                copies += outcome.copies;
-            }
+            Ok(outcome) => counts += outcome.counts,
             Err(failure) => {
                 failed += 1;
                 println!("seed {seed} at {} us: {}", failure.at, failure.what);
@@ -55,10 +50,6 @@ fn main() -> anyhow::Result<ExitCode> {
             }
         }
     }
-    println!(
-        "{} seeds, {failed} failed; {happenings} happenings, {opens} opens, {promised} records promised, \
-         {served} pages served, {copies} copies of files",
-        arguments.seeds
-    );
+    println!("{} seeds, {failed} failed; {counts}", arguments.seeds);
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

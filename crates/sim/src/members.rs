@@ -160,7 +160,8 @@ impl<R: Rules> World<R> {
             let silent = !self.nodes[self.index(place.present.node)].up || self.rng.chance(100);
             // Nobody could mend it if the survivors were lost in this very moment.
             let lost = self.index(place.present.node);
-            if survives || !silent || self.full_without(&[lost]) < READ_QUORUM {
+            let hurt = self.hurt.is_some();
+            if survives || !silent || hurt || self.full_without(&[lost]) < READ_QUORUM {
                 continue;
             }
             if place.joining.is_none() {
@@ -197,7 +198,7 @@ impl<R: Rules> World<R> {
         let count = self.rng.between(1, 3).min(spare as u64) as usize;
         let lost: Vec<usize> =
             (0..count).map(|step| living[(first + step) % living.len()]).collect();
-        if lost.is_empty() || self.full_without(&lost) < READ_QUORUM {
+        if lost.is_empty() || self.hurt.is_some() || self.full_without(&lost) < READ_QUORUM {
             return;
         }
         for node in lost {

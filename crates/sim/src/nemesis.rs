@@ -41,6 +41,7 @@ impl<R: Rules> World<R> {
             let flushed = self.nodes[node].flush();
             self.stored(node, flushed)?;
         }
+        self.trouble_disks(node);
         if self.rng.chance(options.blackouts) {
             let share = self.rng.between(300, 1000);
             for node in 0..self.nodes.len() {
@@ -81,7 +82,8 @@ impl<R: Rules> World<R> {
 
     /// Never more copies are lost than three full ones of each group outlive.
     fn may_wipe(&self, node: usize) -> bool {
-        self.nodes[node].up && self.full_without(&[node]) >= types::WRITE_QUORUM
+        let bearable = self.full_without(&[node]) >= types::WRITE_QUORUM;
+        self.nodes[node].up && self.hurt.is_none() && bearable
     }
 
     fn partition(&mut self) {

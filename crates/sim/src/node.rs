@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use env::{MemDisk, Operation};
 use protocol::{Asker, Input, Output, Rules, Segment};
 use segstore::{Chain, Export, Install, Options, Store, StoreError};
 use types::{
@@ -10,6 +11,7 @@ use types::{
 };
 use wire::{Message, PageAnswer, Refusal, SegmentReport, SegmentSpec};
 
+use crate::disks::Promise;
 use crate::net::End;
 use crate::rng::Rng;
 use crate::storage::{Entries, Storage};
@@ -76,9 +78,13 @@ pub struct Node<R: Rules> {
     pub up: bool,
     /// Stopped until then.
     pub paused_until: u64,
+    /// Its disk is slow until then.
+    pub slow_until: u64,
     /// Its segments, while it runs.
     pub copies: BTreeMap<GroupId, Copy<R>>,
     storage: Storage,
+    /// The life in which the disk was new.
+    disk_life: u64,
     options: Options,
     /// What it is to hold: a restart creates what the disk lacks.
     orders: BTreeMap<GroupId, SegmentSpec>,
@@ -102,8 +108,10 @@ impl<R: Rules> Node<R> {
             life: 1,
             up: true,
             paused_until: 0,
+            slow_until: 0,
             copies: BTreeMap::new(),
             storage: blank_disk(name, 0, &options),
+            disk_life: 0,
             options,
             orders: BTreeMap::new(),
             whole: BTreeSet::new(),
@@ -128,16 +136,22 @@ impl<R: Rules> Node<R> {
     ///
     /// # Errors
     /// The store's.
-    pub fn hold(&mut self, spec: SegmentSpec, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
+    pub fn hold(
+        &mut self,
+        mut spec: SegmentSpec,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), StoreError> {
         let (group, since) = (spec.group(), spec.since(self.name));
         if let Some(known) = self.orders.get(&group) {
-            let held = known.since(self.name);
+            let (held, known_fresh) = (known.since(self.name), known.fresh);
             if held > since || known.membership >= spec.membership {
-                return Ok(());
+                return self.create_missing(); // there was no room for it, perhaps
             }
             if held < since {
                 self.drop_copy(group)?;
             }
+            // The same copy on a disk that was lost meanwhile is not new again.
+            spec.fresh &= known_fresh || held < since;
         }
         self.orders.insert(group, spec.clone());
         if let Some((store, copy)) = self.storage.store().zip(self.copies.get(&group)) {
@@ -215,6 +229,7 @@ impl<R: Rules> Node<R> {
     /// The disk is lost too: the segments are blank when the node comes back.
     pub fn wipe(&mut self) {
         self.storage = blank_disk(self.name, self.life, &self.options);
+        self.disk_life = self.life;
         self.orders.values_mut().for_each(|spec| spec.fresh = false);
         self.whole.clear();
     }
@@ -222,29 +237,88 @@ impl<R: Rules> Node<R> {
     /// Power is back, and perhaps lost again before the store is open.
     ///
     /// # Errors
-    /// The store's; or damage, which a loss of power does not explain.
-    pub fn restart(&mut self, rng: &mut Rng) -> Result<(), StoreError> {
+    /// The store's; or damage, if the disk is not hurt: a loss of power does not explain it.
+    pub fn restart(&mut self, rng: &mut Rng, hurt: bool) -> Result<(), StoreError> {
         while rng.chance(100) {
             self.storage.lose_power(&Vec::new(), rng);
         }
         let restored = self.storage.start()?;
         self.up = true;
         for told in restored {
-            if let Some(why) = told.damage {
-                let what = format!("segment {} after a loss of power", told.spec.segment);
-                return Err(StoreError::Damaged { what, why });
-            }
             let (group, held) = (told.spec.group(), told.held);
             let since = told.spec.since(self.name);
-            let order = self.orders.get(&group).filter(|order| order.since(self.name) == since);
+            // A damaged manifest no longer says whose copy it was.
+            let unknown = told.damage.is_some() && told.spec.members.is_empty();
+            let mine = |order: &&SegmentSpec| unknown || order.since(self.name) == since;
+            let order = self.orders.get(&group).filter(mine);
             let Some(order) = order.cloned() else {
+                // One whose drop a full log did not note is gone, and nobody wants it.
                 self.drop_copy(group)?;
                 continue;
             };
+            if let Some(why) = told.damage.filter(|_| !hurt) {
+                let what = format!("segment {} after a loss of power", told.spec.segment);
+                return Err(StoreError::Damaged { what, why });
+            }
             let segment = Segment::restore_under(self.name, order, told.state, told.flushed, held);
             self.copies.insert(group, Copy { segment, marks: Default::default() });
         }
         self.create_missing()
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> &MemDisk {
+        self.storage.disk()
+    }
+
+    /// The life in which its disk was new.
+    #[must_use]
+    pub fn disk_life(&self) -> u64 {
+        self.disk_life
+    }
+
+    /// An earlier image of its disk is put back while it is down.
+    pub fn put_back(&mut self, disk: MemDisk) {
+        self.storage.put_back(disk);
+    }
+
+    /// Its disk is full, or fails at this.
+    pub fn stop_disk(&mut self, what: Option<Operation>) {
+        self.storage.stop(what);
+    }
+
+    /// Its disk works again.
+    pub fn relieve_disk(&mut self) {
+        self.storage.relieve();
+    }
+
+    /// Whether its disk is full or fails.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.storage.is_stopped()
+    }
+
+    /// What its segments have said of themselves.
+    #[must_use]
+    pub fn promises(&self) -> BTreeMap<GroupId, Promise> {
+        let promise = |(group, copy): (&GroupId, &Copy<R>)| {
+            let (state, scl) = (copy.segment.state(), copy.segment.scl());
+            let (sealed, history) = (state.sealed, state.history.last_epoch());
+            (*group, Promise { scl, sealed, history })
+        };
+        self.copies.iter().map(promise).collect()
+    }
+
+    /// Everything stored is read and checked.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn scrub(&self) -> Result<(), StoreError> {
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        let mut scrub = store.begin_scrub(None);
+        while store.scrub(&mut scrub, 1 << 20)? {}
+        Ok(())
     }
 
     /// Whether some segment has yet to be rebuilt.
@@ -390,7 +464,10 @@ impl<R: Rules> Node<R> {
     pub fn written(&mut self, effects: &mut Vec<Effect>) -> Result<(), StoreError> {
         let Some(store) = self.storage.store() else { return Ok(()) };
         let Some(write) = self.writing.take() else { return Ok(()) };
-        store.append(&write.entries)?;
+        if let Err(error) = store.append(&write.entries) {
+            self.writing = Some(write);
+            return Err(error);
+        }
         for (group, seq) in write.last {
             self.input(group, Input::Persisted { seq }, effects);
         }

@@ -57,6 +57,18 @@ pub struct Options {
     pub records: u64,
     /// Records that share groups.
     pub shared: u64,
+    /// Disks that are slow for a while.
+    pub slow_disks: u64,
+    /// Disks that are full, or fail, for a while.
+    pub stopped_disks: u64,
+    /// Stored bytes that change.
+    pub rot: u64,
+    /// Writes that go elsewhere.
+    pub misdirections: u64,
+    /// Writes that are said to be durable and are gone after a loss of power.
+    pub lost_writes: u64,
+    /// Earlier images of a disk that are put back.
+    pub images: u64,
     /// Turns of a writer in which it reads pages.
     pub reads: u64,
     /// Bytes of log below the durable point at whose ends pages may still be read.
@@ -98,6 +110,9 @@ impl Options {
         let (flushes, growth) = (class(300), class(60));
         let (blackouts, disasters) = (class(100), class(100));
         let (replacements, losses) = (class(200), class(60));
+        let (slow_disks, stopped_disks) = (class(100), class(60));
+        let (rot, misdirections) = (class(150), class(100));
+        let (lost_writes, images) = (class(100), class(150));
         Options {
             groups: rng.between(1, 3) as u32,
             nodes: rng.between(6, 9) as usize,
@@ -123,6 +138,12 @@ impl Options {
             gossip_micros: rng.between(20_000, 200_000),
             records: rng.between(1, 6),
             shared: rng.between(0, 500),
+            slow_disks,
+            stopped_disks,
+            rot,
+            misdirections,
+            lost_writes,
+            images,
             reads: rng.between(0, 1000),
             versions: rng.between(0, 2_000),
             background: if rng.chance(100) { 0 } else { rng.between(50, 1000) },
@@ -149,6 +170,12 @@ impl Options {
             growth: 0,
             replacements: 0,
             losses: 0,
+            slow_disks: 0,
+            stopped_disks: 0,
+            rot: 0,
+            misdirections: 0,
+            lost_writes: 0,
+            images: 0,
             turn_micros: 20_000,
             ..off
         }

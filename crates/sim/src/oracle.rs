@@ -240,7 +240,9 @@ impl Oracle {
         let stored: Vec<_> = stored.collect();
         let expected = self.pages.all(group, upto).map_err(|error| broken(error.to_string()))?;
         if stored != expected {
-            return Err(broken(format!("pages {stored:?}, promised {expected:?}")));
+            let wrong: Vec<_> = stored.iter().filter(|page| !expected.contains(page)).collect();
+            let lacking: Vec<_> = expected.iter().filter(|page| !stored.contains(page)).collect();
+            return Err(broken(format!("pages {wrong:?}, promised {lacking:?}")));
         }
         let mut expected = self.expected(group);
         let last = self.tail(group);

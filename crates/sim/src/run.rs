@@ -1,5 +1,7 @@
 //! One seed from beginning to end.
 
+use std::fmt;
+use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protocol::Rules;
@@ -18,16 +20,50 @@ const LIVENESS_MICROS: u64 = 12_000_000;
 pub struct Outcome {
     /// Hash of everything that happened.
     pub hash: u64,
+    /// How much of what happened.
+    pub counts: Counts,
+}
+
+/// How much happened, in one run or in many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
     /// Happenings.
     pub happenings: u64,
     /// Records promised.
-    pub promised: usize,
+    pub promised: u64,
     /// Opens that completed.
     pub opens: u64,
     /// Pages served and compared.
     pub served: u64,
     /// Copies of files put in place.
     pub copies: u64,
+    /// Disks that lost something without a word.
+    pub hurts: u64,
+    /// Segments mended with peers' pages.
+    pub mends: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.happenings += other.happenings;
+        self.promised += other.promised;
+        self.opens += other.opens;
+        self.served += other.served;
+        self.copies += other.copies;
+        self.hurts += other.hurts;
+        self.mends += other.mends;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { happenings, promised, opens, served, copies, hurts, mends } = self;
+        write!(
+            f,
+            "{happenings} happenings, {opens} opens, {promised} records promised, {served} pages served, \
+             {copies} copies of files, {hurts} hurt disks, {mends} mends"
+        )
+    }
 }
 
 /// A run that broke a promise.
@@ -123,11 +159,15 @@ fn guarded<R: Rules>(
     match played {
         Ok(()) => Ok(Outcome {
             hash: world.trace.hash(),
-            happenings: world.trace.happenings,
-            promised: world.oracle.promised(),
-            opens: world.oracle.opens,
-            served: world.oracle.served,
-            copies: world.copies,
+            counts: Counts {
+                happenings: world.trace.happenings,
+                promised: world.oracle.promised() as u64,
+                opens: world.oracle.opens,
+                served: world.oracle.served,
+                copies: world.copies,
+                hurts: world.hurts,
+                mends: world.mends,
+            },
         }),
         Err(Violation(what)) => Err(failure(seed, &world, what)),
     }
@@ -180,7 +220,7 @@ fn hold_two_down<R: Rules>(world: &mut World<R>) {
         order.swap(at, other);
     }
     // Full nodes first; one blank node among the four is allowed, more would leave too few voters.
-    order.sort_by_key(|node| world.nodes[*node].is_blank());
+    order.sort_by_key(|node| world.nodes[*node].is_blank() || world.is_hurt(*node));
     let swap = world.rng.chance(500);
     if swap && order.len() == 6 {
         order.swap(3, 5);

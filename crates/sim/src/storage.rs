@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use env::{MemDisk, Survive};
+use env::{MemDisk, Operation, Survive};
 use segstore::{Identity, LogEntry, Options, RestoredSegment, Store, StoreError};
 use types::{ClusterId, Engine, Incarnation, NodeId, SegmentId};
 
@@ -21,6 +21,8 @@ pub struct Storage {
     store: Option<Store>,
     identity: Identity,
     options: Options,
+    /// What it does not do for the time being: take more, or this.
+    stopped: Option<Option<Operation>>,
 }
 
 impl Storage {
@@ -28,13 +30,49 @@ impl Storage {
     #[must_use]
     pub fn blank(node: NodeId, incarnation: Incarnation, options: Options) -> Storage {
         let identity = Identity { cluster: ClusterId(1), node, incarnation };
-        Storage { disk: MemDisk::new(), store: None, identity, options }
+        Storage { disk: MemDisk::new(), store: None, identity, options, stopped: None }
     }
 
     /// The store, while the node runs.
     #[must_use]
     pub fn store(&self) -> Option<&Store> {
         self.store.as_ref()
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &MemDisk {
+        &self.disk
+    }
+
+    /// Another disk is found in this one's place.
+    pub fn put_back(&mut self, disk: MemDisk) {
+        self.disk = disk;
+        self.apply();
+    }
+
+    /// The disk is full from now on, or fails at this.
+    pub fn stop(&mut self, what: Option<Operation>) {
+        self.stopped = Some(what);
+        self.apply();
+    }
+
+    /// The disk works again.
+    pub fn relieve(&mut self) {
+        self.stopped = None;
+        self.apply();
+    }
+
+    /// Whether the disk does not do all that it should.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    fn apply(&self) {
+        let full = self.stopped == Some(None);
+        self.disk.set_capacity(full.then(|| self.disk.used_bytes()));
+        self.disk.set_failing(self.stopped.flatten());
     }
 
     /// Opens the store, or creates it on an empty disk.
@@ -79,5 +117,6 @@ impl Storage {
             _ => Survive::Random(rng.next_u64()),
         };
         self.disk = self.disk.crash(survive);
+        self.apply();
     }
 }

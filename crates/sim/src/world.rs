@@ -13,6 +13,8 @@ use segstore::StoreError;
 use types::{Epoch, GroupId, History, Lsn, Members, MembershipEpoch, NodeId, VolumeId};
 use wire::{Message, SegmentSpec};
 
+use crate::copies::CopyOf;
+use crate::disks::{Hurt, Image};
 use crate::instance::{Instance, Load, Role};
 use crate::net::{End, Net};
 use crate::node::{Effect, Node, Route};
@@ -41,8 +43,14 @@ pub(crate) enum Happening {
     Gossip { node: usize, life: u64 },
     /// A peer gives out its files, if it follows this history.
     Given { copy: CopyOf, history: History },
-    /// A copy of files completes.
-    Copied { copy: CopyOf },
+    /// A copy of files completes; whether its source's disk was hurt when it began.
+    Copied { copy: CopyOf, hurt: bool },
+    /// A node's power is lost, unless it was before.
+    Cut { node: usize, life: u64 },
+    /// A node's disk works again.
+    Relief { node: usize },
+    /// A hurt disk is scrubbed.
+    Scrub { node: usize },
     /// A node's power comes back.
     Restart { node: usize },
     /// A node learns of a group it is to hold, or of who else does.
@@ -59,16 +67,6 @@ pub(crate) enum Happening {
     Turn { instance: usize },
     /// The nemesis's turn.
     Nemesis,
-}
-
-/// A copy of a group's files from one life of a peer to one life of a node.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CopyOf {
-    group: GroupId,
-    node: usize,
-    life: u64,
-    peer: usize,
-    peer_life: u64,
 }
 
 struct Entry {
@@ -127,6 +125,13 @@ pub struct World<R: Rules> {
     pub held_down: BTreeSet<usize>,
     /// Copies of files put in place.
     pub copies: u64,
+    /// The node whose disk may have lost something without a word.
+    pub(crate) hurt: Option<(usize, Hurt)>,
+    pub(crate) images: BTreeMap<usize, Image>,
+    /// Disks that lost something without a word.
+    pub hurts: u64,
+    /// Segments mended with peers' pages.
+    pub mends: u64,
     /// Nodes that never come back.
     pub gone: BTreeSet<usize>,
 }
@@ -160,6 +165,10 @@ impl<R: Rules> World<R> {
             kill_at_step: None,
             held_down: BTreeSet::new(),
             copies: 0,
+            hurt: None,
+            images: BTreeMap::new(),
+            hurts: 0,
+            mends: 0,
             gone: BTreeSet::new(),
             rng: Rng::new(rng.next_u64()),
             options,
@@ -284,12 +293,22 @@ impl<R: Rules> World<R> {
                 }
             }
             Happening::Given { copy, history } => self.given(copy, &history)?,
-            Happening::Copied { copy } => self.copied(copy)?,
+            Happening::Copied { copy, hurt } => self.copied(copy, hurt)?,
+            Happening::Cut { node, life } => {
+                if self.alive(node, life) {
+                    let back = self.rng.between(5_000, 200_000);
+                    self.crash(node, false, Some(back));
+                }
+            }
+            Happening::Relief { node } => self.nodes[node].relieve_disk(),
+            Happening::Scrub { node } => self.scrub(node)?,
             Happening::Restart { node } => self.restart(node)?,
             Happening::Create { node, spec } => self.tell(node, spec)?,
             Happening::Drop { node, group, membership } => {
                 let forgotten = self.nodes[node].forget(group, membership);
-                self.stored(node, forgotten)?;
+                if self.stored(node, forgotten)?.is_none() {
+                    self.schedule(50_000, Happening::Drop { node, group, membership });
+                }
             }
             Happening::Filled { epoch, group, membership, node } => {
                 self.filled(epoch, group, membership, node);
@@ -305,12 +324,15 @@ impl<R: Rules> World<R> {
     /// A node is told of a group; one that is down learns of it when it asks, after its restart.
     pub(crate) fn tell(&mut self, node: usize, spec: SegmentSpec) -> Result<(), Violation> {
         let mut effects = Vec::new();
-        let held = self.nodes[node].hold(spec, &mut effects);
-        self.stored(node, held)?;
+        let held = self.nodes[node].hold(spec.clone(), &mut effects);
+        if self.stored(node, held)?.is_none() {
+            self.schedule(50_000, Happening::Create { node, spec });
+            return Ok(());
+        }
         self.carry_out(node, effects)
     }
 
-    fn alive(&self, node: usize, life: u64) -> bool {
+    pub(crate) fn alive(&self, node: usize, life: u64) -> bool {
         self.nodes[node].up && self.nodes[node].life == life
     }
 
@@ -323,15 +345,6 @@ impl<R: Rules> World<R> {
         until.checked_sub(self.now).filter(|rest| *rest > 0)
     }
 
-    /// What a node's store said: an error that nothing done to its disk explains is a broken promise.
-    pub(crate) fn stored<T>(
-        &self,
-        node: usize,
-        result: Result<T, StoreError>,
-    ) -> Result<T, Violation> {
-        result.map_err(|error| Violation(format!("the store of {}: {error}", self.names[node])))
-    }
-
     fn written(&mut self, node: usize, life: u64) -> Result<(), Violation> {
         if !self.alive(node, life) {
             return Ok(());
@@ -339,7 +352,13 @@ impl<R: Rules> World<R> {
         self.trace.note("written", &[node as u64], || format!("{} has written", self.names[node]));
         let mut effects = Vec::new();
         let written = self.nodes[node].written(&mut effects);
-        self.stored(node, written)?;
+        if self.stored(node, written)?.is_none() {
+            if self.alive(node, life) {
+                let delay = self.rng.between(1_000, 20_000);
+                self.schedule(delay, Happening::Written { node, life });
+            }
+            return Ok(());
+        }
         self.carry_out(node, effects)?;
         self.want_write(node);
         self.work(node)
@@ -350,7 +369,8 @@ impl<R: Rules> World<R> {
         let state = &mut self.nodes[node];
         if state.begin_write() {
             let life = state.life;
-            let delay = self.rng.between(50, self.options.sync_micros.max(60));
+            let slow = if self.nodes[node].slow_until > self.now { 40 } else { 1 };
+            let delay = slow * self.rng.between(50, self.options.sync_micros.max(60));
             self.schedule(delay, Happening::Written { node, life });
         }
     }
@@ -376,7 +396,7 @@ impl<R: Rules> World<R> {
         self.work(node)
     }
 
-    fn carry_out(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Violation> {
+    pub(crate) fn carry_out(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Violation> {
         let mut wrote = false;
         for effect in effects {
             match effect {
@@ -401,6 +421,7 @@ impl<R: Rules> World<R> {
                     let copy = CopyOf { group, node, life, peer, peer_life };
                     self.schedule(delay, Happening::Given { copy, history });
                 }
+                Effect::Served(.., answer) if self.is_excused(node, &answer) => {}
                 Effect::Served(group, key, read_point, answer) => {
                     self.trace.note("served", &[node as u64, read_point.0], || {
                         format!("{} serves {key} at {read_point}: {answer:?}", self.names[node])
@@ -446,49 +467,6 @@ impl<R: Rules> World<R> {
             };
             self.schedule(delay, what);
         }
-    }
-
-    fn reaches(&self, copy: CopyOf) -> bool {
-        let CopyOf { node, peer, peer_life, .. } = copy;
-        self.alive(peer, peer_life) && self.net.open(End::Node(peer), End::Node(node))
-    }
-
-    /// A peer pins its files and gives out its manifest; what both do meanwhile is not waited for.
-    fn given(&mut self, copy: CopyOf, history: &History) -> Result<(), Violation> {
-        let CopyOf { group, node, life, peer, .. } = copy;
-        if !self.alive(node, life) {
-            return Ok(());
-        }
-        let reached = self.reaches(copy);
-        if let Some(given) = self.nodes[peer].give(group, history).filter(|_| reached) {
-            let begun = self.nodes[node].begin_copy(group, self.names[peer], given);
-            self.stored(node, begun)?;
-            let delay = self.rng.between(500, 30_000);
-            self.schedule(delay, Happening::Copied { copy });
-            return Ok(());
-        }
-        let mut effects = Vec::new();
-        let refused = Input::NotHydrated { peer: self.names[peer] };
-        self.nodes[node].input(group, refused, &mut effects);
-        self.carry_out(node, effects)
-    }
-
-    /// A copy of files is put in place whole, or not at all.
-    fn copied(&mut self, copy: CopyOf) -> Result<(), Violation> {
-        let CopyOf { group, node, life, peer, .. } = copy;
-        if !self.alive(node, life) {
-            return Ok(());
-        }
-        let whole = self.reaches(copy);
-        let ended = self.nodes[node].end_copy(group, whole);
-        let Some(input) = self.stored(node, ended)? else { return Ok(()) };
-        self.copies += u64::from(matches!(input, Input::Hydrated { .. }));
-        self.trace.note("copied", &[node as u64, peer as u64], || {
-            format!("{} copies from {}: {input:?}", self.names[node], self.names[peer])
-        });
-        let mut effects = Vec::new();
-        self.nodes[node].input(group, input, &mut effects);
-        self.carry_out(node, effects)
     }
 
     fn answer(

@@ -1,13 +1,14 @@
 //! Every seed keeps every promise, a seed is a run, and an opening may be cut off anywhere.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::Sound;
-use sim::run::{run, run_interrupted};
+use sim::run::{Counts, run, run_interrupted};
 
-/// Runs `seeds` on two threads; what `play` returns for each is summed.
-fn sum(seeds: u64, play: impl Fn(u64) -> u64 + Sync) -> u64 {
-    let (next, total) = (AtomicU64::new(1), AtomicU64::new(0));
+/// Plays `seeds` on two threads; what each comes to is handed to `add`.
+fn play<T: Send>(seeds: u64, play: impl Fn(u64) -> T + Sync, add: impl FnMut(T) + Send) {
+    let (next, add) = (AtomicU64::new(1), Mutex::new(add));
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -16,29 +17,27 @@ fn sum(seeds: u64, play: impl Fn(u64) -> u64 + Sync) -> u64 {
                     if seed > seeds {
                         break;
                     }
-                    total.fetch_add(play(seed), Ordering::Relaxed);
+                    let outcome = play(seed);
+                    (add.lock().expect("no seed panics while it adds"))(outcome);
                 }
             });
         }
     });
-    total.into_inner()
 }
 
 #[test]
 fn two_thousand_seeds_keep_every_promise() {
-    let (served, copies) = (AtomicU64::new(0), AtomicU64::new(0));
-    let promised = sum(2_000, |seed| match run::<Sound>(seed, false) {
-        Ok(outcome) => {
-            served.fetch_add(outcome.served, Ordering::Relaxed);
-            copies.fetch_add(outcome.copies, Ordering::Relaxed);
-            outcome.promised as u64
-        }
+    let mut counts = Counts::default();
+    let sound = |seed| match run::<Sound>(seed, false) {
+        Ok(outcome) => outcome.counts,
         Err(failure) => panic!("{failure:#?}"),
-    });
-    let (served, copies) = (served.into_inner(), copies.into_inner());
-    assert!(promised > 100_000, "the seeds hardly write anything: {promised} records");
-    assert!(served > 200_000, "the seeds hardly read anything: {served} pages");
-    assert!(copies > 300, "the seeds hardly copy anything: {copies} copies");
+    };
+    play(2_000, sound, |one| counts += one);
+    assert!(counts.promised > 100_000, "the seeds hardly write anything: {counts}");
+    assert!(counts.served > 200_000, "the seeds hardly read anything: {counts}");
+    assert!(counts.copies > 300, "the seeds hardly copy anything: {counts}");
+    assert!(counts.hurts > 500, "the seeds hardly hurt a disk: {counts}");
+    assert!(counts.mends > 50, "the seeds hardly mend anything: {counts}");
 }
 
 #[test]
@@ -53,12 +52,14 @@ fn a_seed_reproduces_its_run() {
 
 #[test]
 fn an_opening_may_be_cut_off_at_every_step() {
-    let steps = sum(24, |seed| {
+    let mut steps = 0;
+    let cut_off = |seed| {
         let cut = |step: &u64| match run_interrupted::<Sound>(seed, *step) {
             Ok(reached) => reached,
             Err(failure) => panic!("cut off at step {step}: {failure:#?}"),
         };
-        (1..200).take_while(cut).count() as u64
-    });
+        (1..200).take_while(cut).count()
+    };
+    play(24, cut_off, |one| steps += one);
     assert!(steps > 24 * 10, "openings were cut off at {steps} steps only");
 }

@@ -40,10 +40,19 @@ impl Content {
         self.pending.push(Pending::Length(length));
     }
 
-    /// The write just made is durable, without those before it.
+    /// The write just made is durable, without those before it: they cannot come after it any more.
     pub(super) fn last_is_durable(&mut self) {
-        if let Some(Pending::Write { offset, bytes }) = self.pending.pop() {
-            put(&mut self.held, offset, &bytes);
+        let Some(Pending::Write { offset, bytes }) = self.pending.pop() else { return };
+        put(&mut self.held, offset, &bytes);
+        let end = offset + bytes.len();
+        self.pending.retain(|pending| !matches!(pending, Pending::Length(length) if *length < end));
+        for pending in &mut self.pending {
+            let Pending::Write { offset: from, bytes: earlier } = pending else { continue };
+            let (start, end) = (offset.max(*from), end.min(*from + earlier.len()));
+            if start < end {
+                earlier[start - *from..end - *from]
+                    .copy_from_slice(&bytes[start - offset..end - offset]);
+            }
         }
     }
 

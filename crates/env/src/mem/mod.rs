@@ -6,6 +6,7 @@
 //! medium holds, plus as much of the unsynced writes as [`Survive`] says, 512-byte sector by sector.
 
 mod content;
+mod faults;
 mod names;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::content::Content;
+use self::faults::Faults;
 use self::names::Directory;
 use crate::disk::{Disk, DiskError, ErrorKind, File, Mode, Operation};
 
@@ -84,6 +86,7 @@ struct State {
     freeze_at: Option<u64>,
     frozen: bool,
     fail: Option<Operation>,
+    faults: Faults,
 }
 
 /// A disk in memory.
@@ -232,26 +235,6 @@ impl MemDisk {
         let files = state.directories.values().flat_map(Directory::reachable);
         names.chain(files.map(|file| state.files[file].outcomes())).fold(1, u64::saturating_mul)
     }
-
-    /// Flips bits of one stored byte, as a failing medium does.
-    ///
-    /// # Errors
-    /// `Missing` or `Eof`.
-    pub fn flip(&self, path: &Path, offset: u64, mask: u8) -> Result<(), DiskError> {
-        let mut state = lock(&self.state);
-        let file = state
-            .find(path)
-            .ok_or_else(|| error(Operation::Write, path, offset, ErrorKind::Missing))?;
-        let file = &mut state.files[file];
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for content in [&mut file.seen, &mut file.held] {
-            match content.get_mut(at) {
-                Some(byte) => *byte ^= mask,
-                None => return Err(error(Operation::Write, path, offset, ErrorKind::Eof)),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl MemDisk {
@@ -351,7 +334,8 @@ impl Disk for MemDisk {
     fn sync_dir(&self, directory: &Path) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::SyncDir, directory, true)?;
-        if let Some(directory) = state.directories.get_mut(directory) {
+        let lying = state.faults.lying;
+        if let Some(directory) = state.directories.get_mut(directory).filter(|_| !lying) {
             directory.sync();
         }
         Ok(())
@@ -393,10 +377,11 @@ impl MemFile {
             return Err(fail(ErrorKind::Full));
         }
         // Whatever happens next, the medium may have begun.
-        state.files[self.file].write(offset, bytes);
+        let (file, offset) = state.target(self.file, offset, bytes.len());
+        state.files[file].write(offset, bytes);
         state.check(Operation::Write, &self.path, durable)?;
-        if durable {
-            state.files[self.file].last_is_durable();
+        if durable && !state.faults.lying {
+            state.files[file].last_is_durable();
         }
         Ok(())
     }
@@ -434,7 +419,9 @@ impl File for MemFile {
     fn sync(&self) -> Result<(), DiskError> {
         let mut state = lock(&self.state);
         state.check(Operation::Sync, &self.path, true)?;
-        state.files[self.file].sync();
+        if !state.faults.lying {
+            state.files[self.file].sync();
+        }
         Ok(())
     }
 

@@ -243,8 +243,12 @@ impl Lane {
         // Nobody holds more than was submitted: what a member claims beyond is not ours to count.
         let submitted = self.open.last().map_or(self.base, |part| part.meta.span.end);
         let scl = held.scl.min(submitted);
-        let says = |member: &&mut Member| !R::COPIES_ARE_NAMED || member.holder.since == held.since;
-        let member = self.member_mut(node).filter(says)?;
+        let member = self.member_mut(node)?;
+        if R::COPIES_ARE_NAMED && member.holder.since != held.since {
+            // It has yet to hear of its new copy: asked by the history until that one answers.
+            member.refuses = true;
+            return None;
+        }
         member.full = Some(held.full);
         if std::mem::take(&mut member.refuses) {
             self.start_over(node);

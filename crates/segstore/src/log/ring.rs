@@ -15,7 +15,9 @@ use bytes::Bytes;
 use env::{Disk, DiskError, ErrorKind, File, Operation, recipes};
 use types::{Incarnation, SegmentId};
 
-use super::unit::{self, ENTRY_HEADER, Entry, FILE_HEADER, FileHeader, Kind, Location, Position};
+use super::unit::{
+    self, ENTRY_HEADER, Entry, FILE_HEADER, FileHeader, Kind, Location, Position, SECTOR,
+};
 
 /// A log file in use or spare.
 #[derive(Clone)]
@@ -173,6 +175,13 @@ impl Log {
             tail.spare.into_iter().partition(|file| file.bytes == file_bytes);
         let names: Vec<String> = misfits.into_iter().map(|file| file.name).collect();
         recipes::remove_all(&*disk, &dir, &names)?;
+        // The process before may have ended because their creation could not be made durable: then
+        // neither their names nor their lengths are, and what is written into them would not be.
+        for file in &spare {
+            let last = file_bytes.saturating_sub(SECTOR);
+            file.file.write_at_durable(last, &[IoSlice::new(&[0; SECTOR as usize])])?;
+        }
+        disk.sync_dir(&dir)?;
         let first = match spare.first() {
             Some(file) => file.clone(),
             None => {
@@ -311,6 +320,11 @@ impl Log {
     /// Lowest life not retired.
     pub(crate) fn oldest_needed(&self) -> u64 {
         self.oldest_needed
+    }
+
+    /// Lowest life that an opening would read.
+    pub(crate) fn oldest_durable(&self) -> u64 {
+        self.oldest_durable
     }
 
     /// Takes one file that is no longer needed out of the ring: kept as a spare, or handed out to
