@@ -87,7 +87,7 @@ pub(crate) fn plan(state: &State, nodes: &Nodes<'_>) -> Vec<Change> {
     changes
 }
 
-/// One group's places.
+/// One group's places: those of lost nodes before those of others.
 fn tend(
     state: &State,
     loads: &mut Loads,
@@ -95,26 +95,59 @@ fn tend(
     group: &mut GroupRecord,
     nodes: &Nodes<'_>,
 ) {
-    let lost = |node| duty(state, node) != Duty::Serving || (nodes.health)(node) == Health::Lost;
+    let gone = |node| is_gone(state, node, nodes.health);
+    let leaves = |node| gone(node) || duty(state, node) == Duty::Draining;
     let well = |node| (nodes.found)(volume, node) == Found::Well && is_up(state, node, nodes);
     for place in 0..group.members.len() {
+        let Some(joining) = joining(group, place) else { continue };
+        if leaves(joining.member.node) || well(group.members[place].node) {
+            give_up(loads, group, place);
+        }
+    }
+    let mut places: Vec<usize> = (0..group.members.len()).collect();
+    places.sort_by_key(|place| !gone(group.members[*place].node));
+    for place in places {
         let present = group.members[place].node;
-        match group.joining.iter().find(|joining| joining.place == place) {
-            Some(joining) if lost(joining.member.node) || well(present) => {
-                let gone = loads.entry(joining.member.node).or_default();
-                *gone = gone.saturating_sub(1);
-                give_up(group, place);
+        let slow = || is_too_slow(state, volume, group, place, nodes);
+        if joining(group, place).is_some() || !(leaves(present) || slow()) {
+            continue;
+        }
+        match replacement(state, loads, group, present, nodes.health) {
+            Some(node) => {
+                *loads.entry(node.name).or_default() += 1;
+                begin(group, place, node);
             }
-            Some(_) => {}
-            None if lost(present) || is_too_slow(state, volume, group, place, nodes) => {
-                if let Some(node) = replacement(state, loads, group, present, nodes.health) {
-                    *loads.entry(node.name).or_default() += 1;
-                    begin(group, place, node);
-                }
-            }
+            None if gone(present) => make_way(state, loads, group, present, nodes.health),
             None => {}
         }
     }
+}
+
+/// A lost node's zone has no other node left, but one that takes a place over from somebody who is still
+/// there: that can wait.
+fn make_way(
+    state: &State,
+    loads: &mut Loads,
+    group: &mut GroupRecord,
+    lost: NodeId,
+    health: &dyn Fn(NodeId) -> Health,
+) {
+    let az = |node| state.nodes.get(&node).map(|record| record.az);
+    let waits = |joining: &&JoiningRecord| {
+        let present = group.members[joining.place].node;
+        az(present) == az(lost) && !is_gone(state, present, health)
+    };
+    if let Some(place) = group.joining.iter().find(waits).map(|joining| joining.place) {
+        give_up(loads, group, place);
+    }
+}
+
+fn joining(group: &GroupRecord, place: usize) -> Option<&JoiningRecord> {
+    group.joining.iter().find(|joining| joining.place == place)
+}
+
+fn is_gone(state: &State, node: NodeId, health: &dyn Fn(NodeId) -> Health) -> bool {
+    duty(state, node) == Duty::Lost || health(node) == Health::Lost
 }
 
 fn is_up(state: &State, node: NodeId, nodes: &Nodes<'_>) -> bool {
@@ -171,11 +204,14 @@ fn begin(group: &mut GroupRecord, place: usize, node: &NodeRecord) {
     group.joining.push(JoiningRecord { place, member });
 }
 
-fn give_up(group: &mut GroupRecord, place: usize) {
+fn give_up(loads: &mut Loads, group: &mut GroupRecord, place: usize) {
     group.membership_epoch += 1;
     let by = group.membership_epoch;
     for gone in group.joining.extract_if(.., |joining| joining.place == place) {
-        group.former.push(FormerRecord { node: gone.member.node, by });
+        let node = gone.member.node;
+        let load = loads.entry(node).or_default();
+        *load = load.saturating_sub(1);
+        group.former.push(FormerRecord { node, by });
     }
 }
 
@@ -190,18 +226,19 @@ fn take_over(group: &mut GroupRecord, place: usize) {
 }
 
 /// A writer says which joining holders are whole: they get their places, if it is the current writer and
-/// counts by the member set in force (compare-and-set).
-pub(crate) fn finish(
+/// counts by the member set in force (compare-and-set). Also returns who did.
+pub(crate) fn finish<'a>(
     state: &State,
     id: VolumeId,
     epoch: u64,
-    filled: &[Filled],
-) -> Result<Option<Change>, Problem> {
+    filled: &'a [Filled],
+) -> Result<(Option<Change>, Vec<&'a Filled>), Problem> {
     let known = find(state, id)?;
     if filled.is_empty() || epoch != known.epoch {
-        return Ok(None);
+        return Ok((None, Vec::new()));
     }
     let mut volume = known.clone();
+    let mut took = Vec::new();
     for one in filled {
         let Some(group) = volume.groups.iter_mut().find(|group| group.id == one.group) else {
             continue;
@@ -212,9 +249,10 @@ pub(crate) fn finish(
         let joining = group.joining.iter().find(|joining| joining.member.node == one.node);
         if let Some(place) = joining.map(|joining| joining.place) {
             take_over(group, place);
+            took.push(one);
         }
     }
-    Ok((volume != *known).then_some(Change::Volume(volume)))
+    Ok(((!took.is_empty()).then_some(Change::Volume(volume)), took))
 }
 
 /// An opening lacks a write quorum, and names the members that know of everything durable: where there are
@@ -260,11 +298,10 @@ fn replace_silent(
     let mut places = 0;
     for place in 0..group.members.len() {
         let node = group.members[place].node;
-        let gone = health(node) == Health::Lost || duty(state, node) == Duty::Lost;
-        if survivors.contains(&node) || !gone {
+        if survivors.contains(&node) || !is_gone(state, node, health) {
             continue;
         }
-        if group.joining.iter().all(|joining| joining.place != place) {
+        if joining(group, place).is_none() {
             let Some(new) = replacement(state, &state.loads(), group, node, health) else {
                 continue;
             };
@@ -279,7 +316,7 @@ fn replace_silent(
 /// Whether the node has a place of the group that nobody joins yet.
 fn keeps(group: &GroupRecord, name: NodeId) -> bool {
     let place = group.members.iter().position(|member| member.node == name);
-    place.is_some_and(|place| group.joining.iter().all(|joining| joining.place != place))
+    place.is_some_and(|place| joining(group, place).is_none())
 }
 
 /// A node's duty, when its zone can do without it.

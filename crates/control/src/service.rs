@@ -447,14 +447,12 @@ impl Service {
         if beat.epoch == answer.epoch {
             inner.findings.note(&beat, Instant::now());
         }
-        let change = replace::finish(&inner.state, beat.volume, beat.epoch, &beat.filled)?;
-        if change.is_some() {
-            self.gauges.replaced.inc_by(beat.filled.len() as u64);
-            for one in &beat.filled {
-                tracing::info!(volume = %beat.volume, group = one.group, node = %one.node, "the node is whole and has the place");
-            }
-        }
+        let (change, took) = replace::finish(&inner.state, beat.volume, beat.epoch, &beat.filled)?;
         inner.commit(change.into_iter().collect())?;
+        self.gauges.replaced.inc_by(took.len() as u64);
+        for one in took {
+            tracing::info!(volume = %beat.volume, group = one.group, node = %one.node, "the node is whole and has the place");
+        }
         inner.instances.insert(beat.name.clone(), (beat, Instant::now()));
         Ok(answer)
     }

@@ -141,6 +141,24 @@ fn a_node_that_is_back_keeps_its_place_and_the_joining_one_forgets_its_copy() {
 }
 
 #[test]
+fn a_zones_only_spare_goes_to_the_place_that_is_lost_before_the_one_that_is_drained() {
+    let mut state = state();
+    let draining = set_duty(&state, name("a1"), Duty::Draining, &|_| Health::Alive);
+    take(&mut state, draining.expect("a3 can take them"));
+    let alive = |_: NodeId| Health::Alive;
+    assert_eq!(planned(&mut state, &alive), "2 a1|a3 a2 b1 b2 c1 c2: ");
+    let lost = but(Health::Lost, &["a2"]);
+    assert_eq!(planned(&mut state, &lost), "3 a1 a2 b1 b2 c1 c2: a3");
+    assert_eq!(planned(&mut state, &lost), "3 a1 a2 b1 b2 c1 c2: a3", "it has yet to forget");
+    let (volume, _, forgets) = forgets(&state).swap_remove(0);
+    let done = forgotten(&state, volume, 0, &forgets);
+    take(&mut state, done);
+    assert_eq!(planned(&mut state, &lost), "4 a1 a2|a3 b1 b2 c1 c2: ");
+    let both = but(Health::Lost, &["a1", "a2"]);
+    assert_eq!(planned(&mut state, &both), "4 a1 a2|a3 b1 b2 c1 c2: ", "first come");
+}
+
+#[test]
 fn a_joining_node_that_is_lost_is_given_up() {
     let mut state = state();
     planned(&mut state, &but(Health::Lost, &["a1"]));
@@ -152,13 +170,16 @@ fn a_whole_node_gets_the_place_by_the_word_of_the_current_writer_on_the_current_
     let mut state = state();
     planned(&mut state, &but(Health::Lost, &["a1"]));
     for (epoch, node, membership) in [(4, "a3", 2), (5, "a3", 1), (5, "a3", 3), (5, "b3", 2)] {
-        let change = finish(&state, VOLUME, epoch, &filled(node, membership)).expect("known");
-        assert_eq!(change, None, "{epoch} {node} {membership}");
+        let filled = filled(node, membership);
+        let nothing = finish(&state, VOLUME, epoch, &filled);
+        assert_eq!(nothing, Ok((None, Vec::new())), "{epoch} {node} {membership}");
     }
-    let change = finish(&state, VOLUME, 5, &filled("a3", 2)).expect("known");
+    let filled = [filled("b3", 2), filled("a3", 2)].concat();
+    let (change, took) = finish(&state, VOLUME, 5, &filled).expect("known");
+    assert_eq!(took, [&filled[1]]);
     take(&mut state, change);
     assert_eq!(shown(&state), "3 a3 a2 b1 b2 c1 c2: a1");
-    assert_eq!(finish(&state, VOLUME, 5, &filled("a3", 2)), Ok(None), "said twice");
+    assert_eq!(finish(&state, VOLUME, 5, &filled), Ok((None, Vec::new())), "said twice");
 }
 
 #[test]
