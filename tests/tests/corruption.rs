@@ -128,7 +128,8 @@ fn log_of(cluster: &Cluster, node: &str) -> Result<String> {
 
 /// `sixfold segment verify`, which must find that all is sound, or mended.
 fn verify_segments(cluster: &Cluster) -> Result<Value> {
-    Ok(serde_json::from_str(&cluster.sixfold(&["segment", "verify", "--json"])?)?)
+    let verify = ["segment", "verify", "--json", "--wait", "300"];
+    Ok(serde_json::from_str(&cluster.sixfold(&verify)?)?)
 }
 
 #[test]

@@ -24,6 +24,8 @@ use args::{SegmentCommand, VerifyArgs};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two lines about it.
 const TELL_EVERY: Duration = Duration::from_secs(2);
+/// A node that has not answered for so long is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What one node found on its disk.
 #[derive(Debug, Default, Serialize)]
@@ -56,6 +58,8 @@ struct Asked {
     /// The check's number, or why there is none.
     check: Result<(Client, u64), String>,
     progress: CheckProgress,
+    /// When it answered last.
+    heard: Instant,
 }
 
 /// Does what was asked.
@@ -127,7 +131,8 @@ fn ask(args: &VerifyArgs) -> anyhow::Result<Vec<Asked>> {
             }
             None => Err("it was started without --http".to_owned()),
         };
-        Asked { name: node.name.to_string(), check: begun, progress: CheckProgress::default() }
+        let (name, progress) = (node.name.to_string(), CheckProgress::default());
+        Asked { name, check: begun, progress, heard: Instant::now() }
     };
     let asked: Vec<Asked> = nodes.iter().filter(meant).map(begin).collect();
     if asked.is_empty() {
@@ -144,8 +149,11 @@ impl Asked {
     fn look(&mut self) {
         let Ok((client, id)) = &self.check else { return };
         match client.check_progress() {
-            Ok(progress) if progress.id == *id => self.progress = progress,
+            Ok(progress) if progress.id == *id => {
+                (self.progress, self.heard) = (progress, Instant::now());
+            }
             Ok(_) => self.check = Err("another check has taken over, or it was restarted".into()),
+            Err(_) if self.heard.elapsed() < SILENCE_MAX => {}
             Err(_) => self.check = Err(no_answer(client.address())),
         }
     }
@@ -224,6 +232,7 @@ mod tests {
             name: "b1".to_owned(),
             check: Ok((Client::new("127.0.0.1:1"), 1)),
             progress: CheckProgress { id: 1, done: true, damage, ..CheckProgress::default() },
+            heard: Instant::now(),
         };
         let damage = SegmentDamage {
             volume: types::VolumeId(1),
