@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install install-ci build run test test-full test-large test-groups soak bench sim fmt lint tidy docs fuzz instructions ci clean
+.PHONY: help install install-ci build run test test-full test-large test-groups soak bench sim plants fmt lint tidy docs fuzz instructions ci clean
 
 CARGO ?= cargo
 DIR ?= ./sixfold-dev
@@ -23,6 +23,7 @@ help:
 	@echo "make soak HOURS=N   pgbench, a ledger and a bank for N hours, with a fault every half minute"
 	@echo "make bench          side by side with what PostgreSQL users run today (ARGS=...)"
 	@echo "make sim SEEDS=N    N simulated worlds"
+	@echo "make plants         bugs planted in a copy of the store, each of which simulated worlds must notice"
 	@echo "make fuzz SECONDS=N N seconds of arbitrary bytes for each decoder and for redo (TARGETS='redo_page ...')"
 	@echo "make instructions   instructions of fixed work against those on record"
 	@echo "make ci             formatting, lints, tidy, documentation, every test, instructions, fuzz"
@@ -89,6 +90,9 @@ bench: install build
 
 sim:
 	$(CARGO) run --release --locked -p sixfold-sim -- --seeds $(SEEDS) $(ARGS)
+
+plants:
+	$(CARGO) xtask plants
 
 # What only `make ci` needs: a C++ compiler for the fuzzer's runtime, and valgrind to count instructions.
 install-ci: install

@@ -166,6 +166,7 @@ pub(crate) fn replay_log(
         };
         malformed.extend(taken.err().map(|why| (entry.segment, why)));
     })?;
+    settle(disk, segments, &notes)?;
     reconcile(disk, seg_dir, segments, &notes, replayed.tail.end.life)?;
     for (id, why) in malformed {
         if let Some(opening) = segments.get_mut(&id) {
@@ -205,6 +206,27 @@ fn take_note(
     };
     if newer {
         notes.insert(entry.segment, note);
+    }
+    Ok(())
+}
+
+/// Makes the manifests durable that may not be: those that were replaced and not noted, perhaps because
+/// that failed. From now on they are believed (S16).
+fn settle(
+    disk: &dyn Disk,
+    segments: &BTreeMap<SegmentId, Opening>,
+    notes: &BTreeMap<SegmentId, Note>,
+) -> Result<(), StoreError> {
+    for opening in segments.values().filter(|opening| opening.damage.is_none()) {
+        let note = notes.get(&opening.id);
+        if matches!(note, Some(Note::Held(noted)) if noted.generation >= opening.manifest.generation)
+        {
+            continue;
+        }
+        let path = opening.dir.join(manifest::NAME);
+        if let Some(content) = recipes::read_all(disk, &path)? {
+            recipes::replace(disk, &path, &content)?;
+        }
     }
     Ok(())
 }

@@ -86,7 +86,8 @@ impl<R: Rules> World<R> {
             self.hurt(node, "gets an earlier image of its disk");
             let back = self.rng.between(5_000, 300_000);
             self.crash(node, false, Some(back));
-            self.nodes[node].put_back(image.disk);
+            let put = self.nodes[node].put_back(image.disk, &mut self.rng);
+            put.expect("files are copied from one disk to another");
         }
     }
 
@@ -216,10 +217,13 @@ impl<R: Rules> World<R> {
             }
         }
         let lying = self.hurt.as_ref().is_some_and(|(_, hurt)| hurt.lying);
-        let clean = damaged.segments.is_empty() && damaged.log.is_empty() && !lying;
+        // What it holds of a group whose order to forget came before the order to hold matters to nobody.
+        let whole = !damaged.segments.iter().any(|damaged| self.has_place(node, damaged.segment));
+        let clean = whole && damaged.log.is_empty() && !lying;
         let known = |(group, promise): (&GroupId, &Promise)| self.knows(node, *group, promise);
         let Some((_, hurt)) = &self.hurt else { return Ok(()) };
         let mended = clean && !self.nodes[node].is_blank() && hurt.promised.iter().all(known);
+        self.trace.note("scrub", &[node as u64], || format!("{}: {damaged:?}", self.names[node]));
         if let Some((_, hurt)) = &mut self.hurt {
             hurt.clean = clean;
         }
@@ -228,6 +232,11 @@ impl<R: Rules> World<R> {
             self.hurt = None;
         }
         Ok(())
+    }
+
+    fn has_place(&self, node: usize, segment: SegmentId) -> bool {
+        let (_, _, members) = self.geometry[segment.group.0 as usize];
+        members.holders().any(|(_, holder)| holder.node == self.names[node])
     }
 
     /// Whether a segment holds again what it had promised before it may have forgotten it.
@@ -252,16 +261,31 @@ impl<R: Rules> World<R> {
                 peer.scan(segment, &range.start, &range.end, mend.read_point(), 200).ok()
             });
             let Some((pages, next)) = given else { return store.abandon_mend(mend) };
+            self.trace.note("mend", &[node as u64, mend.read_point().0], || {
+                let (names, group) = (&self.names, segment.group);
+                format!(
+                    "{} mends group {group} at {} with {range:?}: {} pages",
+                    names[node],
+                    mend.read_point(),
+                    pages.len()
+                )
+            });
             mend.supply(pages, next)?;
         }
         self.mends += 1;
         store.finish_mend(mend)
     }
 
+    /// Whether a peer is complete to there, and not by an older history, under which that is void.
     fn gives(&self, peer: usize, node: usize, group: GroupId, read_point: Lsn) -> bool {
         let reached = self.nodes[peer].up && self.net.open(End::Node(peer), End::Node(node));
+        let epoch = |node: usize| {
+            let copy = self.nodes[node].copies.get(&group)?;
+            Some(copy.segment.state().history.last_epoch())
+        };
         let copy = self.nodes[peer].copies.get(&group).filter(|_| reached && peer != node);
-        copy.is_some_and(|copy| copy.segment.may_serve(read_point).is_ok())
+        epoch(peer) >= epoch(node)
+            && copy.is_some_and(|copy| copy.segment.may_serve(read_point).is_ok())
     }
 
     /// A page refused for a reason that a disk's trouble explains. Never a wrong one.

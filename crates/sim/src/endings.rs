@@ -32,11 +32,14 @@ impl<R: Rules> World<R> {
         }
         if self.stored(node, restarted)?.is_some() {
             self.schedule_gossip(node);
+        } else if self.nodes[node].up {
+            // There is no room for what it is to hold besides: it tries again.
+            self.crash(node, false, Some(50_000));
         }
         Ok(())
     }
 
-    /// Power is lost at a node, for good if `back` is none.
+    /// A node's process ends, mostly because its power is lost; for good if `back` is none.
     pub fn crash(&mut self, node: usize, wipe: bool, back: Option<u64>) {
         if !self.nodes[node].up {
             return;
@@ -45,7 +48,9 @@ impl<R: Rules> World<R> {
             format!("{} crashes{}", self.names[node], if wipe { " and is wiped" } else { "" })
         });
         self.remember_promises(node);
-        self.nodes[node].crash(&mut self.rng);
+        // What a disk loses without a word shows when its power is lost.
+        let power = self.is_hurt(node) || self.rng.chance(600);
+        self.nodes[node].crash(power, &mut self.rng);
         if wipe {
             self.nodes[node].wipe();
         }

@@ -332,8 +332,11 @@ fn read<R: Rules>(
     let groups: Vec<GroupId> = writer.groups().map(|setup| setup.group).collect();
     let group = *rng.pick(&groups)?;
     let durable = writer.vdl().end;
-    let read_point = Lsn(rng.between(low_water.0.min(durable.0), durable.0));
-    let complete_to = writer.group_tail_at(group, read_point);
+    let lowest = low_water.min(durable);
+    // Some below what may still be answered for: rightly, or not at all.
+    let from = if rng.chance(200) { lowest.0.saturating_sub(1_000) } else { lowest.0 };
+    let read_point = Lsn(rng.between(from, durable.0));
+    let complete_to = writer.group_tail_at(group, read_point.max(lowest));
     let readers: Vec<NodeId> = writer.readers(group, complete_to).collect();
     let segment = SegmentId { volume: VOLUME, group };
     let keys = (0..rng.between(1, 6)).map(|_| random_key(rng)).collect();

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use env::{MemDisk, Operation};
+use env::{DiskError, MemDisk, Operation};
 use protocol::{Asker, Input, Output, Rules, Segment};
 use segstore::{Chain, Export, Install, Options, Store, StoreError};
 use types::{
@@ -211,8 +211,8 @@ impl<R: Rules> Node<R> {
         Ok(())
     }
 
-    /// Power is lost.
-    pub fn crash(&mut self, rng: &mut Rng) {
+    /// Its process ends, or its power is lost as well.
+    pub fn crash(&mut self, power: bool, rng: &mut Rng) {
         let whole =
             |(group, copy): (&GroupId, &Copy<R>)| copy.segment.state().full.then_some(*group);
         self.whole = self.copies.iter().filter_map(whole).collect();
@@ -223,7 +223,7 @@ impl<R: Rules> Node<R> {
         self.copying.clear();
         self.waiting = Write::default();
         let unfinished = self.writing.take().unwrap_or_default();
-        self.storage.lose_power(&unfinished.entries, rng);
+        self.storage.end(power, &unfinished.entries, rng);
     }
 
     /// The disk is lost too: the segments are blank when the node comes back.
@@ -234,13 +234,13 @@ impl<R: Rules> Node<R> {
         self.whole.clear();
     }
 
-    /// Power is back, and perhaps lost again before the store is open.
+    /// It comes back, and perhaps ends again before the store is open.
     ///
     /// # Errors
     /// The store's; or damage, if the disk is not hurt: a loss of power does not explain it.
     pub fn restart(&mut self, rng: &mut Rng, hurt: bool) -> Result<(), StoreError> {
         while rng.chance(100) {
-            self.storage.lose_power(&Vec::new(), rng);
+            self.storage.end(hurt || rng.chance(600), &Vec::new(), rng);
         }
         let restored = self.storage.start()?;
         self.up = true;
@@ -278,9 +278,16 @@ impl<R: Rules> Node<R> {
         self.disk_life
     }
 
-    /// An earlier image of its disk is put back while it is down.
-    pub fn put_back(&mut self, disk: MemDisk) {
-        self.storage.put_back(disk);
+    /// An earlier image of its disk is put back while it is down, or only a segment's directory of it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn put_back(&mut self, image: MemDisk, rng: &mut Rng) -> Result<(), DiskError> {
+        if rng.chance(500) {
+            return self.storage.put_back_directory(&image, rng);
+        }
+        self.storage.put_back(image);
+        Ok(())
     }
 
     /// Its disk is full, or fails at this.

@@ -1,9 +1,10 @@
 //! A node's disk and the real store on it: begun, written, and cut off by a loss of power.
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use env::{MemDisk, Operation, Survive};
+use env::{Disk as _, DiskError, MemDisk, Mode, Operation, Survive, recipes};
 use segstore::{Identity, LogEntry, Options, RestoredSegment, Store, StoreError};
 use types::{ClusterId, Engine, Incarnation, NodeId, SegmentId};
 
@@ -51,6 +52,28 @@ impl Storage {
         self.apply();
     }
 
+    /// A segment's directory is found as it was on an earlier image.
+    pub fn put_back_directory(&mut self, image: &MemDisk, rng: &mut Rng) -> Result<(), DiskError> {
+        let all = Path::new("store/seg");
+        let names = image.list(all).unwrap_or_default();
+        let Some(name) = rng.pick(&names) else { return Ok(()) };
+        let directory = all.join(name);
+        // Whoever does that does it on a disk that works.
+        self.disk.set_capacity(None);
+        self.disk.set_failing(None);
+        recipes::create_dir(&self.disk, &directory)?;
+        recipes::remove_all(&self.disk, &directory, &self.disk.list(&directory)?)?;
+        for name in image.list(&directory)? {
+            let path = directory.join(name);
+            let content = recipes::read_all(image, &path)?.unwrap_or_default();
+            let file = self.disk.open(&path, Mode::Create)?;
+            file.write_at(0, &[IoSlice::new(&content)])?;
+            recipes::publish(&self.disk, &path, &*file)?;
+        }
+        self.apply();
+        Ok(())
+    }
+
     /// The disk is full from now on, or fails at this.
     pub fn stop(&mut self, what: Option<Operation>) {
         self.stopped = Some(what);
@@ -91,9 +114,9 @@ impl Storage {
         Ok(restored)
     }
 
-    /// Power is lost: in the middle of background work, of writing these entries, of a start, or of
-    /// nothing. What remains is what the disk held, and some of what was on its way.
-    pub fn lose_power(&mut self, unfinished: &Entries, rng: &mut Rng) {
+    /// The process ends: in the middle of background work, of writing these entries, of a start, or of
+    /// nothing. With its power the disk loses some of what was on its way.
+    pub fn end(&mut self, power: bool, unfinished: &Entries, rng: &mut Rng) {
         self.disk.freeze_at(self.disk.sync_points() + rng.below(6));
         // What fails here has nobody left to tell.
         match self.store.take() {
@@ -109,6 +132,10 @@ impl Storage {
                 drop(self.start());
                 self.store = None;
             }
+        }
+        if !power {
+            self.disk.thaw();
+            return;
         }
         let survive = match rng.below(10) {
             0..3 => Survive::Nothing,

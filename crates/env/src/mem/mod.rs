@@ -197,6 +197,13 @@ impl MemDisk {
         lock(&self.state).freeze_at = Some(point);
     }
 
+    /// Ends what [`MemDisk::freeze_at`] began: the process that wrote is gone, and what it had written
+    /// is still seen, durable or not.
+    pub fn thaw(&self) {
+        let mut state = lock(&self.state);
+        (state.freeze_at, state.frozen) = (None, false);
+    }
+
     /// Whether it was stopped by [`MemDisk::freeze_at`].
     #[must_use]
     pub fn is_frozen(&self) -> bool {
