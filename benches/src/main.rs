@@ -7,14 +7,19 @@
 //! file given by `--table`.
 //!
 //! Reading order: [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
-//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`], [`space`],
-//! [`restart`] (over [`filled`] stores) and [`scale`] are measurements of their own.
+//! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`], [`grey`],
+//! [`repair`], [`space`], [`restart`] (over [`filled`] stores) and [`scale`] are measurements of their own.
 
 mod cpu;
 mod filled;
+mod grey;
+// The end-to-end suites' own: nothing may depend on their crate.
+#[path = "../../tests/src/hold.rs"]
+mod hold;
 mod load;
 mod opening;
 mod redo;
+mod repair;
 mod report;
 mod restart;
 mod scale;
@@ -43,6 +48,8 @@ static ALLOCATOR: scale::Counting = scale::Counting;
     sixfold-bench --systems alone,sixfold --workloads tpcb-like --clients 8 --seconds 10\n  \
     sixfold-bench --only opening\n  \
     sixfold-bench redo --rounds 5\n  \
+    sixfold-bench grey --rounds 3\n  \
+    sixfold-bench repair --rounds 3\n  \
     sixfold-bench space --seconds 60 --rounds 3\n  \
     sixfold-bench restart --gibibytes 10\n  \
     sixfold-bench scale --tebibytes 1,10,128"
@@ -83,6 +90,10 @@ pub struct Arguments {
 enum Command {
     /// Replays one log with stock PostgreSQL's recovery and with ours, in turn.
     Redo(redo::Arguments),
+    /// Commits and page reads while one node is stopped, slow, or has slow syncs.
+    Grey(grey::Arguments),
+    /// Repair of a wiped node beside a plain copy, and commits meanwhile.
+    Repair(repair::Arguments),
     /// A node with gigabytes of segments, from its start to the first page.
     Restart(restart::Arguments),
     /// Memory, open time and traffic of driver, node and control plane for volumes of terabytes.
@@ -96,6 +107,8 @@ fn main() -> Result<()> {
     let mut report = Report::default();
     match &arguments.command {
         Some(Command::Redo(arguments)) => return redo::run(arguments, &mut report),
+        Some(Command::Grey(arguments)) => return grey::run(arguments, &mut report),
+        Some(Command::Repair(arguments)) => return repair::run(arguments, &mut report),
         Some(Command::Restart(arguments)) => return restart::run(arguments, &mut report),
         Some(Command::Scale(arguments)) => return scale::run(arguments, &mut report),
         Some(Command::Space(arguments)) => return space::run(arguments, &mut report),

@@ -24,20 +24,34 @@ impl Report {
         Ok(())
     }
 
+    /// What was added so far.
+    #[must_use]
+    pub fn results(&self) -> &[Value] {
+        &self.results
+    }
+
+    /// Writes a comparison's own table.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_text(&self, path: &Path, text: &str) -> Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        std::fs::write(path, text)?;
+        eprintln!("tables are in {}", path.display());
+        Ok(())
+    }
+
     /// Writes the tables as Markdown.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write_table(&self, path: &Path) -> Result<()> {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
         let mut text = String::new();
         self.loads(&mut text)?;
         self.measures(&mut text)?;
-        std::fs::write(path, text)?;
-        eprintln!("tables are in {}", path.display());
-        Ok(())
+        self.write_text(path, &text)
     }
 
     fn loads(&self, text: &mut String) -> Result<()> {
@@ -102,10 +116,12 @@ impl Report {
     }
 }
 
-fn plain(value: &Value) -> &str {
+/// A word.
+pub fn plain(value: &Value) -> &str {
     value.as_str().unwrap_or("-")
 }
 
-fn number(value: &Value, digits: usize) -> String {
+/// A number with so many digits behind the point.
+pub fn number(value: &Value, digits: usize) -> String {
     value.as_f64().map_or("-".to_owned(), |number| format!("{number:.digits$}"))
 }

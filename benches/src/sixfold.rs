@@ -33,16 +33,29 @@ impl Sixfold {
     /// # Errors
     /// As [`Sixfold::up`].
     pub fn with(binary: Option<&Path>, environment: &[(&str, &str)]) -> Result<Sixfold> {
+        Sixfold::up_with(binary, &["--cache-size", "32GB"], environment)
+    }
+
+    /// The same with these further arguments of `dev up`.
+    ///
+    /// # Errors
+    /// As [`Sixfold::up`].
+    pub fn up_with(
+        binary: Option<&Path>,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Sixfold> {
         let beside = std::env::current_exe()?.with_file_name("sixfold");
         let binary = binary.map_or(beside, Path::to_path_buf);
         let dir = tempfile::Builder::new().prefix("sixfold-bench-").tempdir()?;
         open_to_everyone(dir.path())?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut up = Command::new(&binary)
-            .args(["dev", "up", "--port", &port.to_string(), "--cache-size", "32GB"])
+            .args(["dev", "up", "--port", &port.to_string()])
             .args(["--set", "shared_buffers=1GB", "--set", "max_connections=300"])
             .args(["--set", "max_wal_size=8GB", "--dir"])
             .arg(dir.path().join("cluster"))
+            .args(arguments)
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
@@ -54,19 +67,29 @@ impl Sixfold {
     }
 
     /// The cluster's directory.
+    #[must_use]
     pub fn cluster_dir(&self) -> PathBuf {
         self.dir.path().join("cluster")
     }
 
-    /// Runs `sixfold ARGUMENTS` on this cluster.
+    /// The process of a node.
     ///
     /// # Errors
-    /// With what it printed when it fails.
+    /// When it does not run.
+    pub fn node_pid(&self, name: &str) -> Result<u32> {
+        let status = self.status()?;
+        let processes = status["processes"].as_array().context("processes")?;
+        let node = processes.iter().find(|process| process["name"] == name);
+        let pid = node.and_then(|node| node["pid"].as_u64()).context("a node's process")?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// Runs `sixfold ARGUMENTS --dir DIR`.
+    ///
+    /// # Errors
+    /// With what it said when it fails.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        run(Command::new(&self.binary)
-            .args(arguments)
-            .arg("--dir")
-            .arg(self.dir.path().join("cluster")))
+        run(Command::new(&self.binary).args(arguments).arg("--dir").arg(self.cluster_dir()))
     }
 
     fn status(&self) -> Result<Value> {
