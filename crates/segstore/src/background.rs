@@ -10,16 +10,17 @@ use std::sync::atomic::Ordering;
 use env::{DiskError, ErrorKind};
 use types::{Lsn, SegmentId};
 
-use crate::choose::{self, Unflushed};
+use crate::choose::{self, Merge, Unflushed};
 use crate::error::StoreError;
 use crate::fold::Folder;
+use crate::layers::Layers;
 use crate::log;
 use crate::log::ring::Recycled;
 use crate::mend::Mended;
-use crate::merge::{MergeJob, Merged, StepError, Sweep};
+use crate::merge::{MergeJob, Merged, Sources, StepError, Sweep};
 use crate::pages::bad::united;
 use crate::pages::block::Binding;
-use crate::pages::{FileMeta, PageFile, PageWriter};
+use crate::pages::{PageFile, PageWriter};
 use crate::segment::{NewFiles, Segment};
 use crate::store::{Store, lock};
 use crate::version::RangeDelete;
@@ -99,12 +100,15 @@ impl Store {
         segment: &Segment,
         range: (Lsn, Lsn),
     ) -> Result<PageWriter, StoreError> {
+        self.create_file(segment, range).map_err(|error| self.unless_full(&error))
+    }
+
+    fn create_file(&self, segment: &Segment, range: (Lsn, Lsn)) -> Result<PageWriter, DiskError> {
         let number = segment.next_file();
         let salt = self.identity.incarnation.0 as u64;
         let binding = Binding { segment: segment.id, birth: salt.rotate_left(32) ^ number };
         let bytes = self.options.block_bytes;
         PageWriter::create(Arc::clone(&self.disk), &segment.dir, number, binding, range, bytes)
-            .map_err(|error| self.unless_full(&error))
     }
 
     /// Moves what may be flushed to a page file; false when there is nothing.
@@ -133,7 +137,8 @@ impl Store {
         let mut sweep = Sweep::new(deletes);
         let fold_parts = self.options.fold_parts;
         let engine = &*self.engine;
-        let mut folder = Folder { engine, low_water, fold_parts, older: &files, refused: 0 };
+        let (older, tight) = (Layers::of(&files), false);
+        let mut folder = Folder { engine, low_water, fold_parts, tight, older, refused: 0 };
         let table = segment.write().freeze();
         for key in table.sorted_keys() {
             let mut versions: Vec<_> = table.newest_first(&key, flushed, upto).collect();
@@ -150,7 +155,7 @@ impl Store {
         let all: Vec<_> = file.iter().chain(files.iter()).cloned().collect();
         drop(files);
         let change = NewFiles { files: all, flushed: upto, horizon: low_water };
-        self.commit(work, segment, change, file)?;
+        self.commit(work, segment, change, Vec::from_iter(file))?;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(true)
@@ -164,19 +169,19 @@ impl Store {
         }
     }
 
-    /// Puts a new set of files in place; when there is no room even for the manifest that says so, the
-    /// file that is new among them is removed.
+    /// Puts a new set of files in place; when there is no room even for the manifest that says so, those
+    /// that are new among them are removed.
     pub(crate) fn commit(
         &self,
         work: &mut Work,
         segment: &Arc<Segment>,
         change: NewFiles,
-        new: Option<Arc<PageFile>>,
+        new: Vec<Arc<PageFile>>,
     ) -> Result<(), StoreError> {
         let gone = match self.save(segment, Some(change), |_| {}) {
             Ok(gone) => gone,
             Err(error) => {
-                work.graveyard.extend(new.map(|file| (Arc::clone(segment), file)));
+                work.graveyard.extend(new.into_iter().map(|file| (Arc::clone(segment), file)));
                 return Err(error);
             }
         };
@@ -188,7 +193,9 @@ impl Store {
     fn merge(&self, work: &mut Work) -> Result<bool, StoreError> {
         let Some(mut job) = work.merge.take() else { return self.begin_merge(work) };
         let (fold_parts, bytes) = (self.options.fold_parts, self.options.merge_step_bytes);
-        match job.step(&*self.engine, fold_parts, bytes) {
+        let (segment, range) = (Arc::clone(&job.segment), job.sources.range());
+        let create = || self.create_file(&segment, range);
+        match job.step(&*self.engine, fold_parts, bytes, &create) {
             Ok(false) => work.merge = Some(job),
             Ok(true) => self.end_merge(work, job)?,
             Err(StepError::Output(error)) => {
@@ -203,9 +210,9 @@ impl Store {
 
     pub(crate) fn abandon(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
         let segment = Arc::clone(&job.segment);
-        if let Some(patch) = job.abandon().map_err(|error| self.fatal(&error))? {
-            work.discard(&segment, patch);
-        }
+        let (files, patch) = job.abandon().map_err(|error| self.fatal(&error))?;
+        work.graveyard.extend(files.into_iter().map(|file| (Arc::clone(&segment), file)));
+        patch.into_iter().for_each(|patch| work.discard(&segment, patch));
         Ok(())
     }
 
@@ -234,52 +241,87 @@ impl Store {
                 let index = segment.read();
                 (Arc::clone(&index.files), index.state.low_water, index.is_damaged())
             };
-            let metas: Vec<FileMeta> = files.iter().map(|file| file.meta).collect();
-            let range = choose::merge(&metas, low_water, freed_by_files(&files, low_water));
-            let Some(range) = range.filter(|_| !damaged) else { continue };
-            let inputs = files[range.clone()].to_vec();
-            let older = files[range.end..].to_vec();
-            let (Some(newest), Some(oldest)) = (inputs.first(), inputs.last()) else { continue };
-            let needed: u64 = inputs.iter().map(|file| file.meta.bytes).sum();
-            if !self.has_room(segment, needed)? {
+            let Some(what) = self.choose_merge(&files, low_water).filter(|_| !damaged) else {
+                continue;
+            };
+            let sources = Sources { files: files.to_vec(), what };
+            if !self.has_room(segment, sources.bytes())? {
                 continue;
             }
-            let low_water = low_water.min(newest.meta.high);
-            let writer = self.writer(segment, (oldest.meta.low, newest.meta.high))?;
             work.turn = at + 1;
-            match MergeJob::new(Arc::clone(segment), inputs, older, writer, low_water) {
-                Ok(job) => work.merge = Some(job),
-                Err(writer) => writer.abandon().map_err(|error| self.fatal(&error))?,
-            }
+            let low_water = low_water.min(sources.range().1);
+            let piece = self.piece(&files);
+            // What cannot be read remembers that, and is mended first.
+            work.merge = MergeJob::new(Arc::clone(segment), sources, low_water, piece, None).ok();
             return Ok(true);
         }
         Ok(false)
     }
 
+    fn choose_merge(&self, files: &[Arc<PageFile>], low_water: Lsn) -> Option<Merge> {
+        let layers = Layers::of(files);
+        let metas = |files: &[Arc<PageFile>]| files.iter().map(|f| f.meta).collect::<Vec<_>>();
+        let frees = freed_by_deletes(layers, low_water);
+        let (uppers, base) = (metas(layers.uppers), metas(layers.base));
+        choose::merge(&uppers, &base, &frees, self.options.base_bytes_min)
+    }
+
+    /// Bytes of one of a segment's base files.
+    pub(crate) fn piece(&self, files: &[Arc<PageFile>]) -> u64 {
+        let base = Layers::of(files).base.iter().map(|file| file.meta.bytes).sum();
+        choose::piece(base, self.options.base_bytes_min)
+    }
+
     fn end_merge(&self, work: &mut Work, job: MergeJob) -> Result<(), StoreError> {
         let segment = Arc::clone(&job.segment);
         self.counters.engine_errors.fetch_add(job.refused, Ordering::Relaxed);
-        let Merged { inputs, output, horizon, patch } = job.finish();
+        let Merged { sources, outputs, horizon, patch } = job.finish();
         let mends = patch.is_some();
         patch.into_iter().for_each(|patch| work.discard(&segment, patch));
-        let output = output.map_err(|error| self.unless_full(&error))?.map(Arc::new);
         let (files, flushed) = {
             let index = segment.read();
             (Arc::clone(&index.files), index.flushed)
         };
-        let first = inputs.first().and_then(|i| files.iter().position(|f| Arc::ptr_eq(f, i)));
-        let at = first.expect("files change only under the work lock, and the merge holds them");
-        let bytes = output.as_ref().map_or(0, |file| file.meta.bytes);
-        let mut all = files[..at].to_vec();
-        all.extend(output.clone());
-        all.extend(files[at + inputs.len()..].iter().cloned());
-        drop((files, inputs));
-        self.commit(work, &segment, NewFiles { files: all, flushed, horizon }, output)?;
+        let bytes: u64 = outputs.iter().map(|file| file.meta.bytes).sum();
+        let all = merged(&files, &sources, &outputs);
+        drop((files, sources));
+        self.commit(work, &segment, NewFiles { files: all, flushed, horizon }, outputs)?;
         self.counters.mends.fetch_add(u64::from(mends), Ordering::Relaxed);
         self.counters.merges.fetch_add(1, Ordering::Relaxed);
         self.counters.merged_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// The files after a merge: its outputs in the place of what they replace, without the uppers that every
+/// base file has passed. Flushes may have come meanwhile, on top.
+fn merged(
+    files: &[Arc<PageFile>],
+    sources: &Sources,
+    outputs: &[Arc<PageFile>],
+) -> Vec<Arc<PageFile>> {
+    let replaced = |file: &Arc<PageFile>| sources.replaced().iter().any(|r| Arc::ptr_eq(r, file));
+    let is_base = matches!(sources.what, Merge::Base(_));
+    let Layers { uppers, base } = Layers::of(files);
+    let place = |layer: &[Arc<PageFile>], mine: bool| {
+        let mut kept: Vec<_> = layer.iter().filter(|file| !replaced(file)).cloned().collect();
+        if mine {
+            // Uppers are newest first, the base is in the order of keys.
+            let newer = |file: &Arc<PageFile>, new: &Arc<PageFile>| match is_base {
+                true => file.meta.from < new.meta.from,
+                false => file.meta.low >= new.meta.high,
+            };
+            let at = |new: &Arc<PageFile>| kept.partition_point(|file| newer(file, new));
+            let at = outputs.first().map_or(0, at);
+            kept.splice(at..at, outputs.iter().cloned());
+        }
+        kept
+    };
+    let (mut uppers, base) = (place(uppers, !is_base), place(base, is_base));
+    let passed = Layers { uppers: &[], base: &base }.covered_everywhere();
+    uppers.retain(|file| file.meta.high > passed);
+    uppers.extend(base);
+    uppers
 }
 
 /// What a flush of this segment would be worth.
@@ -292,7 +334,8 @@ fn unflushed(segment: &Segment) -> Unflushed {
         let deletes = index.deletes.iter().filter(|delete| delete.span.end <= upto);
         (bytes, flushable, deletes.cloned().collect::<Vec<_>>(), Arc::clone(&index.files))
     };
-    Unflushed { bytes, flushable, frees: bytes_in(&files, &deletes) }
+    let in_files = files.iter().map(|file| file.meta.bytes).sum();
+    Unflushed { bytes, flushable, frees: bytes_in(&files, &deletes), files: in_files }
 }
 
 /// Bytes of files that lie under these deletions, about; none of what cannot be read.
@@ -304,18 +347,20 @@ fn bytes_in(files: &[Arc<PageFile>], deletes: &[RangeDelete]) -> u64 {
     files.iter().map(|file| file.bytes_in(&ranges).unwrap_or(0)).sum()
 }
 
-/// Bytes of files that lie under deletions in newer ones at or below the low-water mark.
-fn freed_by_files(files: &[Arc<PageFile>], low_water: Lsn) -> u64 {
-    let mut deletes = Vec::new();
-    let mut bytes = 0;
-    for file in files {
-        bytes += bytes_in(std::slice::from_ref(file), &deletes);
-        if file.meta.deletes > 0
-            && let Ok(loaded) = file.loaded()
-        {
-            let settled = loaded.deletes.iter().filter(|delete| delete.span.end <= low_water);
-            deletes.extend(settled.cloned());
-        }
-    }
-    bytes
+/// Bytes of each base file that lie under deletions at or below the low-water mark that it has not taken in.
+fn freed_by_deletes(layers: Layers<'_>, low_water: Lsn) -> Vec<u64> {
+    let settled = |file: &Arc<PageFile>, after: Lsn| {
+        let loaded = (file.meta.deletes > 0).then(|| file.loaded().ok()).flatten();
+        let deletes = loaded.iter().flat_map(|loaded| &loaded.deletes);
+        let wanted = |d: &&RangeDelete| d.span.end > after && d.span.end <= low_water;
+        deletes.filter(wanted).cloned().collect::<Vec<_>>()
+    };
+    let above: Vec<RangeDelete> =
+        layers.uppers.iter().flat_map(|file| settled(file, Lsn::ZERO)).collect();
+    let freed = |base: &Arc<PageFile>| {
+        let news = above.iter().filter(|delete| delete.span.end > base.meta.high).cloned();
+        let deletes: Vec<_> = news.chain(settled(base, Lsn::ZERO)).collect();
+        bytes_in(std::slice::from_ref(base), &deletes)
+    };
+    layers.base.iter().map(freed).collect()
 }

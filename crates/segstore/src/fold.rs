@@ -4,11 +4,9 @@
 //! above about [`crate::Options::fold_parts`] parts gets an image (S8). What the engine refuses stays
 //! as it is: the page is not served from a guess.
 
-use std::sync::Arc;
-
 use types::{Engine, Lsn, PageKey};
 
-use crate::pages::PageFile;
+use crate::layers::Layers;
 use crate::version::{Found, Place, Version, What};
 
 /// What folding needs to know besides the versions.
@@ -17,8 +15,11 @@ pub(crate) struct Folder<'a> {
     /// No read point below this comes any more.
     pub(crate) low_water: Lsn,
     pub(crate) fold_parts: usize,
-    /// Files below the ones being written, newest first; empty when there is nothing below.
-    pub(crate) older: &'a [Arc<PageFile>],
+    /// Whether a page that has an image gets a new one for a single part after it: what is written is to
+    /// be as small as the pages are.
+    pub(crate) tight: bool,
+    /// Files below the ones being written; none when there is nothing below.
+    pub(crate) older: Layers<'a>,
     /// Chains that the engine refused.
     pub(crate) refused: u64,
 }
@@ -74,20 +75,16 @@ impl Folder<'_> {
                 What::Put(page) | What::Image(page) => page_bytes = page.len().max(256),
             }
         }
-        parts > self.fold_parts || (parts > 1 && part_bytes > page_bytes)
+        let based = versions.first().is_some_and(|v| !matches!(v.what, What::Apply(_)));
+        parts > self.fold_parts
+            || (parts > 1 && part_bytes > page_bytes)
+            || (parts > 0 && based && self.tight)
     }
 
     /// The page just before `versions`, from the files below.
     fn below(&mut self, key: &PageKey) -> Option<Vec<u8>> {
         let mut found = Found::default();
-        for file in self.older {
-            if file.collect(self.engine, key, Lsn::MAX, &mut found).is_err() {
-                return None;
-            }
-            if found.is_done() {
-                break;
-            }
-        }
+        self.older.collect(self.engine, key, Lsn::MAX, &mut found, &|_| false).ok()?;
         match found.build(self.engine, key) {
             Ok(page) => Some(page.map(|(_, bytes)| bytes.to_vec()).unwrap_or_default()),
             Err(_) => {

@@ -13,6 +13,7 @@ use types::{Lsn, SegmentId};
 
 use crate::codec::Malformed;
 use crate::error::StoreError;
+use crate::layers;
 use crate::manifest::Manifest;
 use crate::pages::block::Binding;
 use crate::pages::writer::file_name;
@@ -100,14 +101,9 @@ impl Install {
 /// Whether what a manifest says of its files fits together: ranges that follow each other, none beyond
 /// what is flushed, and nothing flushed beyond the durable point.
 fn check_claims(source: &Manifest) -> Result<(), StoreError> {
-    let mut above = source.flushed;
-    for file in &source.files {
-        if file.high > above || file.low > file.high {
-            let number = file.number;
-            return Err(StoreError::Invalid(format!("file {number} of a copy is out of order")));
-        }
-        above = file.low;
-    }
+    layers::check(&source.files, source.flushed).map_err(|number| {
+        StoreError::Invalid(format!("file {number} of a copy is out of order"))
+    })?;
     if source.flushed > source.state.vdl.end || source.horizon > source.flushed {
         return Err(StoreError::Invalid("a copy claims more than it can hold".to_owned()));
     }
@@ -206,7 +202,7 @@ impl Store {
         }
         let change = NewFiles { files, flushed, horizon: source.horizon };
         // Without room for the manifest the files stay until the next try sweeps them away.
-        self.commit(&mut work, &segment, change, None)?;
+        self.commit(&mut work, &segment, change, Vec::new())?;
         let mut index = segment.write();
         index.lost = None;
         index.find_floor();

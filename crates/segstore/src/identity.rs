@@ -8,7 +8,7 @@ use types::{ClusterId, Incarnation, NodeId};
 use crate::error::StoreError;
 
 /// Version of everything a store writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Whose disk this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

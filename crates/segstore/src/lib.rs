@@ -6,7 +6,7 @@
 //! Formats: `FORMAT.md`. Rules S1 and on: `README.md`.
 //!
 //! Reading order: [`entry`] (what goes into the log), [`store`] (the front), `log`, `index` and `table`
-//! (memory), `version` and `read`, `pages` (files), `choose`, `background`, `retire`, `merge`, `fold`, `manifest`, `ledger`,
+//! (memory), `version` and `read`, `pages` (files), `layers`, `choose`, `background`, `retire`, `merge`, `fold`, `manifest`, `ledger`,
 //! `recover`, [`hydrate`], [`scrub`], [`damage`], [`mend`].
 
 mod background;
@@ -19,6 +19,7 @@ mod fold;
 pub mod hydrate;
 pub mod identity;
 mod index;
+mod layers;
 mod ledger;
 mod log;
 mod manifest;

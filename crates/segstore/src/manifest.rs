@@ -20,7 +20,7 @@ use crate::pages::FileMeta;
 /// Name of the file in its segment's directory.
 pub(crate) const NAME: &str = "MANIFEST";
 
-const MAGIC: [u8; 8] = *b"6fMAN\0\0\x03";
+const MAGIC: [u8; 8] = *b"6fMAN\0\0\x04";
 
 /// What a manifest says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ pub(crate) struct Manifest {
     pub(crate) horizon: Lsn,
     /// Number of the next page file.
     pub(crate) next_file: u64,
-    /// Newest first.
+    /// In the order of `layers`.
     pub(crate) files: Vec<FileMeta>,
 }
 
@@ -67,10 +67,12 @@ impl Manifest {
         put_varint(&mut out, self.next_file);
         put_varint(&mut out, self.files.len() as u64);
         for file in &self.files {
-            let FileMeta { number, birth, bytes, low, high, images, deltas, deletes } = *file;
+            let FileMeta { number, birth, bytes, low, high, images, deltas, deletes, from } = *file;
             for value in [number, birth, bytes, low.0, high.0, images, deltas, deletes] {
                 put_varint(&mut out, value);
             }
+            out.push(u8::from(from.is_some()));
+            out.extend(from.iter().flat_map(|key| key.0));
         }
         let crc = crc32c::crc32c_append(codec::seed(self.spec.segment, 0, 0), &out);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -98,7 +100,7 @@ impl Manifest {
         let mut files = Vec::new();
         for _ in 0..reader.varint()? {
             let mut next = || reader.varint();
-            files.push(FileMeta {
+            let file = FileMeta {
                 number: next()?,
                 birth: next()?,
                 bytes: next()?,
@@ -107,7 +109,14 @@ impl Manifest {
                 images: next()?,
                 deltas: next()?,
                 deletes: next()?,
-            });
+                from: None,
+            };
+            let from = match reader.byte()? {
+                0 => None,
+                1 => Some(reader.key()?),
+                _ => return Err(Malformed("kind of a file")),
+            };
+            files.push(FileMeta { from, ..file });
         }
         if !reader.is_done() {
             return Err(Malformed("bytes after the manifest"));

@@ -13,8 +13,10 @@ use bytes::Bytes;
 use types::{Epoch, Lsn, PageKey, SegmentId, Span};
 
 use crate::background::Work;
+use crate::choose::Merge;
 use crate::error::StoreError;
-use crate::merge::{MergeJob, Patch};
+use crate::layers::Layers;
+use crate::merge::{MergeJob, Patch, Sources};
 use crate::pages::bad::united;
 use crate::pages::{PageFile, PageWriter};
 use crate::segment::Segment;
@@ -184,16 +186,13 @@ impl Store {
             work.mended.push_back(mended);
             return Ok(false);
         }
-        let high = files.first().map_or(Lsn::ZERO, |newest| newest.meta.high);
-        let low_water = low_water.min(high);
-        let writer = self.writer(&segment, (Lsn::ZERO, high))?;
-        match MergeJob::mending(Arc::clone(&segment), files, writer, low_water, mended.patch) {
+        let (piece, all) = (self.piece(&files), 0..Layers::of(&files).base.len());
+        let sources = Sources { files, what: Merge::Base(all) };
+        let low_water = low_water.min(sources.range().1);
+        let patch = Some(mended.patch);
+        match MergeJob::new(Arc::clone(&segment), sources, low_water, piece, patch) {
             Ok(job) => work.merge = Some(job),
-            Err(failed) => {
-                let (writer, patch) = *failed;
-                writer.abandon().map_err(|error| self.fatal(&error))?;
-                work.discard(&segment, patch);
-            }
+            Err(patch) => patch.into_iter().for_each(|patch| work.discard(&segment, patch)),
         }
         Ok(true)
     }

@@ -15,6 +15,8 @@ pub struct Options {
     pub fold_parts: usize,
     /// Bytes of one block of a page file, about.
     pub block_bytes: usize,
+    /// Bytes of a base file at least, about; of a large segment they are a sixteenth of it.
+    pub base_bytes_min: u64,
     /// Bytes that one unit of background merging reads, about.
     pub merge_step_bytes: u64,
     /// Free bytes below which no merge starts.
@@ -30,6 +32,7 @@ impl Default for Options {
             flush_total_bytes: 128 << 20,
             fold_parts: 16,
             block_bytes: 16 << 10,
+            base_bytes_min: 4 << 20,
             merge_step_bytes: 4 << 20,
             reserve_bytes: 256 << 20,
         }

@@ -12,6 +12,7 @@ use wire::{Batch, PageAnswer};
 
 use crate::error::StoreError;
 use crate::index::{Index, Run};
+use crate::layers::Layers;
 use crate::pages::Cursor;
 use crate::pages::bad::after;
 use crate::segment::Segment;
@@ -46,12 +47,7 @@ impl Store {
             (found, Arc::clone(&index.files), index.state.vdl.end)
         };
         let in_memory = found.part_count();
-        for file in files.iter() {
-            if found.is_done() || enough(&found) {
-                break;
-            }
-            file.collect(&*self.engine, key, read_point, &mut found)?;
-        }
+        Layers::of(&files).collect(&*self.engine, key, read_point, &mut found, &enough)?;
         let cold = (found.part_count() - in_memory) as u64;
         self.counters.cold_parts_max.fetch_max(cold, Ordering::Relaxed);
         Ok((found, settled))
@@ -213,8 +209,9 @@ impl Keys {
             (Arc::clone(&index.files), index.keys(*from..to))
         };
         memory.sort_unstable_by(|a, b| b.cmp(a));
-        let wanted = files.iter().filter(|file| file.meta.low < read_point);
-        let cursors = wanted.map(|file| Cursor::new(Arc::clone(file), from));
+        let files = Layers::of(&files).in_range(from, &to);
+        let wanted = files.into_iter().filter(|file| file.meta.low < read_point);
+        let cursors = wanted.map(|file| Cursor::new(file, from));
         let cursors = cursors.collect::<Result<Vec<_>, _>>()?;
         Ok(Keys { cursors, memory, to })
     }

@@ -26,6 +26,7 @@ fn tiny() -> Options {
         log_retain_bytes: 8 << 10,
         flush_bytes: 1 << 40,
         flush_total_bytes: 1 << 40,
+        base_bytes_min: 300,
         merge_step_bytes: 1 << 10,
         ..small()
     }
@@ -117,6 +118,20 @@ fn files(disk: &MemDisk) -> Result<World, StoreError> {
         world.flushed(parts)?;
     }
     world.append(2, 60)?;
+    Ok(world)
+}
+
+/// A base of several files.
+fn based(disk: &MemDisk, page: usize) -> Result<World, StoreError> {
+    let mut world = World::new(disk)?;
+    let put = |number| vec![Change::Put(key(number), vec![number as u8; page].into())];
+    let parts = (0..KEYS).map(|number| (put(number), body(number, 20))).collect();
+    let batch = world.before.batch(parts);
+    world.store.append(&[batch_entry(batch)])?;
+    world.settle();
+    world.store.flush_segment(SEGMENT)?;
+    world.work_off()?;
+    assert!(world.store.stats().files > 2, "{:?}", world.store.stats());
     Ok(world)
 }
 
@@ -253,9 +268,32 @@ const CASES: &[Case] = &[
         operate: |world| world.store.flush_segment(SEGMENT).map(drop),
     },
     Case { name: "merge", prepare: files, operate: |world| world.work_off() },
+    Case {
+        name: "flush, merge ranges of the base, and recycle the log",
+        prepare: |disk| {
+            let mut world = based(disk, 700)?;
+            (0..4).try_for_each(|_| world.flushed(6))?;
+            world.append(6, 60)?;
+            world.settle();
+            Ok(world)
+        },
+        operate: |world| {
+            world.store.flush_segment(SEGMENT)?;
+            world.work_off()
+        },
+    },
+    Case {
+        name: "merge uppers",
+        prepare: |disk| {
+            let mut world = based(disk, 2000)?;
+            (0..4).try_for_each(|_| world.flushed(1))?;
+            Ok(world)
+        },
+        operate: |world| world.work_off(),
+    },
     Case { name: "merge into nothing", prepare: deleted, operate: |world| world.work_off() },
     Case {
-        name: "recycle the log, copying forward",
+        name: "recycle the log, copying forward, and merge",
         prepare: much_log,
         operate: |world| {
             world.work_off()?;

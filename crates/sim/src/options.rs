@@ -88,6 +88,7 @@ fn store(rng: &mut Rng) -> segstore::Options {
         flush_total_bytes: rng.between(1_000, 12_000),
         fold_parts: rng.between(1, 8) as usize,
         block_bytes: rng.between(100, 1_000) as usize,
+        base_bytes_min: log_file_bytes / 4,
         merge_step_bytes: rng.between(200, 4_000),
         reserve_bytes: 0,
     }

@@ -30,6 +30,8 @@ pub(crate) struct FileMeta {
     pub(crate) images: u64,
     pub(crate) deltas: u64,
     pub(crate) deletes: u64,
+    /// Of a base file, the key at which its range begins; none in an upper (`layers`).
+    pub(crate) from: Option<PageKey>,
 }
 
 /// A finished page file.
@@ -221,12 +223,12 @@ impl PageFile {
         Ok(entries)
     }
 
-    /// Adds to `found` what this file knows of the page at or below the read point.
+    /// Adds to `found` what this file knows of the page above `after` and at or below the read point.
     pub(crate) fn collect(
         &self,
         engine: &dyn Engine,
         key: &PageKey,
-        read_point: Lsn,
+        (after, read_point): (Lsn, Lsn),
         found: &mut Found,
     ) -> Result<(), StoreError> {
         if self.meta.low >= read_point {
@@ -234,15 +236,18 @@ impl PageFile {
         }
         let loaded = self.loaded()?;
         let deleted: Option<Place> = newest_delete(&loaded.deletes, key, read_point);
+        let deleted = deleted.filter(|(end, _)| *end > after);
         if block::filter_may_hold(&loaded.filter, block::key_hash(key)) {
             // A key's versions may run over several blocks; the newest are in the last.
-            let after = loaded.blocks.partition_point(|block| block.first <= *key);
-            for at in loaded.blocks[..after].iter().rev() {
+            let next = loaded.blocks.partition_point(|block| block.first <= *key);
+            for at in loaded.blocks[..next].iter().rev() {
                 let entries = self.block_again(at)?;
                 let from = entries.partition_point(|(k, _)| k < key);
                 let upto = entries.partition_point(|(k, _)| k <= key);
                 let newest_first = entries[from..upto].iter().rev().map(|(_, version)| version);
-                let seen = newest_first.filter(|version| version.span.end <= read_point).cloned();
+                let wanted =
+                    |version: &&Version| after < version.span.end && version.span.end <= read_point;
+                let seen = newest_first.filter(wanted).cloned();
                 found.walk(engine, key, seen, deleted);
                 if found.is_done() || at.first < *key {
                     break;

@@ -92,6 +92,16 @@ impl PageWriter {
         if self.block.len() >= self.block_bytes { self.end_block() } else { Ok(()) }
     }
 
+    /// Makes it a base file: it has all that there is from this key on, be it nothing.
+    pub(crate) fn base_from(&mut self, key: PageKey) {
+        self.meta.from = Some(key);
+    }
+
+    /// Bytes of versions so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.written + (self.buffer.len() + self.block.len()) as u64
+    }
+
     /// Adds a deletion, in any order.
     pub(crate) fn delete(&mut self, delete: RangeDelete) {
         self.deletes.push(delete);
@@ -140,7 +150,7 @@ impl PageWriter {
     /// Writes what is left, durably; false when there is nothing in the file.
     fn complete(&mut self) -> Result<bool, DiskError> {
         self.end_block()?;
-        if self.blocks.is_empty() && self.deletes.is_empty() {
+        if self.blocks.is_empty() && self.deletes.is_empty() && self.meta.from.is_none() {
             return Ok(false);
         }
         self.deletes.sort_by_key(|delete| (delete.from, delete.place()));

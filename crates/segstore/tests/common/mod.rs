@@ -87,6 +87,7 @@ pub fn small() -> Options {
         flush_total_bytes: 64 << 10,
         fold_parts: 4,
         block_bytes: 512,
+        base_bytes_min: 1 << 10,
         merge_step_bytes: 2 << 10,
         reserve_bytes: 0,
     }
