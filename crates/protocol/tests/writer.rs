@@ -308,6 +308,16 @@ fn what_is_kept_for_a_laggard_is_bounded_in_all_groups_together() {
 }
 
 #[test]
+fn groups_whose_members_are_equal_are_filled_from_different_ones() {
+    let writer = writer();
+    let peer = |group| match writer.adopt_message(group, &History::default()) {
+        Some(Message::Adopt { peer, .. }) => peer,
+        other => panic!("{other:?}"),
+    };
+    assert_ne!(peer(ONE), peer(TWO));
+}
+
+#[test]
 fn a_node_that_is_asked_gets_an_announcement_though_nothing_is_new() {
     let mut writer = writer();
     let end = submit(&mut writer, &[ONE, TWO]);

@@ -312,9 +312,13 @@ impl Lane {
         complete.map(|member| member.holder.node)
     }
 
+    /// Who is asked for what others lack; among equals each group names another.
     pub(super) fn most_complete(&self) -> NodeId {
-        let best = self.members.iter().max_by_key(|member| (member.scl, member.full));
-        best.map_or(self.setup.members.present()[0], |member| member.holder.node)
+        let (turn, count) = (self.setup.group.0 as usize, self.members.len().max(1));
+        let place = |at: usize| (at + turn) % count;
+        let members = self.members.iter().enumerate();
+        let best = members.max_by_key(|(at, member)| (member.scl, member.full, place(*at)));
+        best.map_or(self.setup.members.present()[0], |(_, member)| member.holder.node)
     }
 
     /// Joining holders that could take over: full, and with everything that is quorate.
