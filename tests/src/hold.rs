@@ -31,6 +31,7 @@ impl Held {
         let holder = std::thread::spawn(move || {
             while !until.load(Ordering::SeqCst) {
                 match stop(thread) {
+                    // Only the first is waited for.
                     Ok(()) => drop(said.send(Ok(()))),
                     Err(error) => return tell(&said, error),
                 }

@@ -42,7 +42,7 @@ const PLANTS: [Plant; 16] = [
         name: "page files are not synced",
         file: "crates/env/src/recipes.rs",
         from: "-> Result<(), DiskError> {\n    file.sync()?;\n    disk.sync_dir(parent(path))",
-        to: "-> Result<(), DiskError> {\n    let _ = file;\n    disk.sync_dir(parent(path))",
+        to: "-> Result<(), DiskError> {\n    file.len()?;\n    disk.sync_dir(parent(path))",
     },
     Plant {
         name: "a manifest's new name is not synced",

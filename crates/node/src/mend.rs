@@ -22,14 +22,16 @@ const CHECKED_BYTES: u64 = 4 << 20;
 /// Bytes of pages asked for at once.
 const PAGES_BYTES: u32 = 1 << 20;
 
+/// Finds all that is damaged in a segment: what a mend's merge met only then would have it begun anew.
+pub(crate) fn survey(shared: &Shared, segment: SegmentId) -> anyhow::Result<()> {
+    let mut scrub = shared.store.begin_scrub(Some(&|id| id == segment));
+    while !shared.stopping() && shared.store.scrub(&mut scrub, CHECKED_BYTES)? {}
+    Ok(())
+}
+
 /// Gets what is damaged from peers and has background work put it in place. Nothing is done when a mend
 /// is under way.
 pub(crate) fn mend(shared: &Shared, segment: SegmentId) -> anyhow::Result<()> {
-    // All that is damaged is found first: what the merge met only then would have it begun anew.
-    let mut scrub = shared.store.begin_scrub(Some(&|id| id == segment));
-    while shared.store.scrub(&mut scrub, CHECKED_BYTES)? {
-        ensure!(!shared.stopping(), "the node is stopping");
-    }
     let Some(mut mend) = shared.store.begin_mend(segment)? else { return Ok(()) };
     match fetch(shared, &mut mend) {
         Ok(pages) => {

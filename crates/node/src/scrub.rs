@@ -3,7 +3,7 @@
 //!
 //! It sleeps between steps; whoever meets damage wakes it ([`Shared::damage_met`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,6 +99,8 @@ struct Medic {
     known: Damage,
     /// When to try again what could not be mended.
     again: BTreeMap<SegmentId, Instant>,
+    /// Damaged segments that have been read through, once, for what else is damaged.
+    surveyed: BTreeSet<SegmentId>,
 }
 
 impl Medic {
@@ -109,6 +111,7 @@ impl Medic {
         if damage != self.known {
             tell(&self.known, &damage);
         }
+        self.surveyed.retain(|known| damage.segments.iter().any(|found| found.segment == *known));
         let now = Instant::now();
         for damaged in damage.segments.iter().filter(|damaged| !damaged.lost) {
             let segment = damaged.segment;
@@ -116,7 +119,11 @@ impl Medic {
                 continue;
             }
             self.again.remove(&segment);
-            if let Err(error) = mend::mend(shared, segment) {
+            let surveyed = match self.surveyed.insert(segment) {
+                true => mend::survey(shared, segment),
+                false => Ok(()),
+            };
+            if let Err(error) = surveyed.and_then(|()| mend::mend(shared, segment)) {
                 if shared.store.poisoned().is_some() {
                     return Err(error).context("mend a segment");
                 }

@@ -329,8 +329,8 @@ fn rot_that_a_read_meets_is_mended_without_waiting_for_a_scrub() {
     assert_eq!(metric(&cluster, "a1", "node_scrubs_total"), 0);
 }
 
-#[test]
-fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
+/// A cluster with three records, whose node b1 has been rebuilt on a disk that can be told to fail.
+fn with_b1_in_memory() -> (Cluster, std::sync::Arc<env::MemDisk>) {
     let mut cluster = Cluster::start();
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
     for name in all() {
@@ -341,6 +341,12 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
     cluster.start_node_on("b1", disk.clone());
     wait_for("it is created blank", || cluster.report("b1").ok());
     wait_for("its log is filled", || cluster.report("b1").ok().filter(|r| r.scl == end(2)));
+    (cluster, disk)
+}
+
+#[test]
+fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
+    let (mut cluster, disk) = with_b1_in_memory();
     let mut client = cluster.connect("b1");
     disk.set_failing(Some(env::Operation::Write));
     let answer = client.call(&Message::Append(batch(1, 3, 5, Span::ZERO)));
@@ -354,16 +360,7 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
 
 #[test]
 fn a_node_with_a_full_disk_acknowledges_nothing_serves_reads_and_goes_on_when_there_is_room() {
-    let mut cluster = Cluster::start();
-    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
-    for name in all() {
-        append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
-    }
-    cluster.stop_node("b1");
-    let disk = std::sync::Arc::new(env::MemDisk::new());
-    cluster.start_node_on("b1", disk.clone());
-    wait_for("it is created blank", || cluster.report("b1").ok());
-    wait_for("its log is filled", || cluster.report("b1").ok().filter(|r| r.scl == end(2)));
+    let (mut cluster, disk) = with_b1_in_memory();
     let announcement = batch(1, 3, 3, Span::ZERO);
     wait_for("it is full", || {
         append(&cluster, "b1", &announcement);

@@ -124,7 +124,8 @@ impl<R: Rules> World<R> {
             self.trace.note("rot", &[node as u64, at], || {
                 format!("{}: {mask:02x} of byte {at} in {}", self.names[node], path.display())
             });
-            let _gone = self.nodes[node].disk().flip(path, at, mask);
+            // What is not on the medium yet cannot rot there: the byte is spoilt in the cache only.
+            let _cached = self.nodes[node].disk().flip(path, at, mask);
         }
         self.hurt(node, "rots");
     }
