@@ -1,7 +1,7 @@
 //! What a storage node keeps on its disk, and how to spoil it.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -50,6 +50,31 @@ pub const STRUCTURES: [Structure; 9] = [
     Structure::Ledger,
     Structure::LogMiddle,
 ];
+
+/// A bit that was flipped.
+#[derive(Clone, Debug)]
+pub struct Spoilt {
+    /// In which file.
+    pub path: PathBuf,
+    inode: u64,
+    at: u64,
+    byte: u8,
+}
+
+impl Spoilt {
+    /// Whether it is flipped still: a running node may have put another file there, for reasons of its
+    /// own, before it looked.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let look = || -> std::io::Result<bool> {
+            let file = File::open(&self.path)?;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, self.at)?;
+            Ok(file.metadata()?.ino() == self.inode && byte[0] == self.byte)
+        };
+        look().unwrap_or(false)
+    }
+}
 
 /// One node's directory.
 #[derive(Clone, Debug)]
@@ -128,11 +153,11 @@ impl NodeDisk {
         Ok((path, units))
     }
 
-    /// Flips a bit of this structure; gives the file, for a failure's message.
+    /// Flips a bit of this structure.
     ///
     /// # Errors
     /// When there is no such structure, or the file cannot be changed.
-    pub fn spoil(&self, structure: Structure) -> Result<PathBuf> {
+    pub fn spoil(&self, structure: Structure) -> Result<Spoilt> {
         let page_file = || self.page_files()?.into_iter().next().context("no page file");
         let (path, at) = match structure {
             Structure::FirstBlock => (page_file()?, 40),
@@ -156,8 +181,7 @@ impl NodeDisk {
                 (path, units[units.len() - 1] + UNIT_HEADER + 9)
             }
         };
-        flip(&path, at)?;
-        Ok(path)
+        flip(&path, at)
     }
 
     /// Flips up to twenty bytes of one file of its segments, or of its log, while the node runs; gives
@@ -204,10 +228,13 @@ fn number(file: &File, at: u64) -> Result<u64> {
 ///
 /// # Errors
 /// When it is shorter, or cannot be changed.
-pub fn flip(path: &Path, at: u64) -> Result<()> {
+pub fn flip(path: &Path, at: u64) -> Result<Spoilt> {
     let what = || format!("flip a bit of {} at {at}", path.display());
     let file = File::options().read(true).write(true).open(path).with_context(what)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).with_context(what)?;
-    file.write_all_at(&[byte[0] ^ 0x10], at).with_context(what)
+    let byte = byte[0] ^ 0x10;
+    file.write_all_at(&[byte], at).with_context(what)?;
+    let inode = file.metadata().with_context(what)?.ino();
+    Ok(Spoilt { path: path.to_owned(), inode, at, byte })
 }

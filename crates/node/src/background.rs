@@ -1,5 +1,4 @@
-//! The low-priority thread: flushes, merges, recycles and drops for the store, and keeps its gauges
-//! fresh.
+//! The low-priority thread: flushes, merges, recycles and drops for the store.
 
 use std::sync::Arc;
 use std::thread;
@@ -40,7 +39,6 @@ pub(crate) fn run(shared: &Arc<Shared>, hold: bool) -> anyhow::Result<()> {
                 REST_AFTER_ERROR
             }
         };
-        shared.metrics.store(&shared.store.stats());
         thread::park_timeout(rest);
     }
     Ok(())

@@ -123,6 +123,12 @@ impl Node {
         let host = Host { cluster, welcome, az_latency };
         let party = Party { cluster, from, az: Some(config.az), az_latency };
         let shared = Arc::new(Shared::new(store, host, party, NodeMetrics::new(&metrics)));
+        let looked_at = Arc::downgrade(&shared);
+        metrics.look_before_render(move || {
+            if let Some(shared) = looked_at.upgrade() {
+                shared.metrics.store(&shared.store.stats());
+            }
+        });
 
         let loops: Vec<Lines> = (0..=config.reader_threads.max(1))
             .map(|_| Lines::new())

@@ -186,7 +186,12 @@ impl Store {
         {
             let known = segment.manifest();
             match Manifest::load(&*self.disk, &segment.dir, segment.id) {
-                Ok(Some(found)) if found == *known => return Ok(false),
+                // Files begun since it was written have taken numbers.
+                Ok(Some(found))
+                    if Manifest { next_file: known.next_file, ..found.clone() } == *known =>
+                {
+                    return Ok(false);
+                }
                 Err(StoreError::Disk(_)) => return Ok(false), // nothing is known of it
                 _ => {}
             }

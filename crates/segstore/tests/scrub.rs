@@ -398,6 +398,19 @@ fn a_rotten_manifest_or_identity_is_written_again_from_memory() {
 }
 
 #[test]
+fn a_manifest_older_than_files_that_are_being_written_is_no_damage() {
+    let model = filled();
+    let target = member(&model, 30, small());
+    let mut working = true;
+    while std::mem::replace(&mut working, target.store.background().expect("works")) {
+        scrub_all(&target.store);
+    }
+    let stats = target.store.stats();
+    assert!(stats.merges > 0, "a file was begun by one step and finished by another");
+    assert_eq!((stats.damage_found, stats.damage_mended), (0, 0));
+}
+
+#[test]
 fn a_step_of_a_scrub_reads_little_and_all_of_it_reads_everything() {
     let model = filled();
     let target = member(&model, 33, small());

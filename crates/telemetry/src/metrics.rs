@@ -13,7 +13,10 @@ use prometheus_client::registry::Registry;
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    looks: Arc<Mutex<Vec<Look>>>,
 }
+
+type Look = Box<dyn Fn() + Send>;
 
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -28,7 +31,7 @@ impl Metrics {
         let labels = [("role", role), ("name", name)]
             .map(|(key, value)| (key.to_owned().into(), value.to_owned().into()));
         let registry = Registry::with_prefix_and_labels("sixfold", labels.into_iter());
-        Metrics { registry: Arc::new(Mutex::new(registry)) }
+        Metrics { registry: Arc::new(Mutex::new(registry)), looks: Arc::default() }
     }
 
     /// A count of events. Name without the prefix and without `_total`, which Prometheus adds.
@@ -61,9 +64,15 @@ impl Metrics {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Has gauges set anew whenever somebody reads them: for what is known only by looking.
+    pub fn look_before_render(&self, look: impl Fn() + Send + 'static) {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(look));
+    }
+
     /// All of them as Prometheus (OpenMetrics) text.
     #[must_use]
     pub fn render(&self) -> String {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|look| look());
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         encode(&mut text, &registry).expect("writing to a String does not fail");
@@ -85,5 +94,16 @@ mod tests {
         assert!(text.contains("sixfold_appends_total{role=\"node\",name=\"a1\"} 1"), "{text}");
         assert!(text.contains("sixfold_scl_lsn{role=\"node\",name=\"a1\"} 7"), "{text}");
         assert!(text.contains("sixfold_sync_seconds_bucket"), "{text}");
+    }
+
+    #[test]
+    fn what_is_rendered_was_looked_at_for_it() {
+        let metrics = Metrics::new("node", "a1");
+        let gauge = metrics.gauge("files", "Files");
+        metrics.look_before_render(move || {
+            gauge.inc();
+        });
+        assert!(metrics.render().contains("sixfold_files{role=\"node\",name=\"a1\"} 1"));
+        assert!(metrics.render().contains("sixfold_files{role=\"node\",name=\"a1\"} 2"));
     }
 }
