@@ -261,7 +261,7 @@ impl Store {
         self.abandon_merge(&mut work, id)?;
         work.graveyard.retain(|(owner, _)| owner.id != id);
         // The log knows first, then the manifest goes: without it the rest is garbage. (Had the log no
-        // room to know, an opening finds the segment gone, and thus not full.)
+        // room to know, an opening before its next life finds the segment gone, and thus not full.)
         self.note_soon(ledger::dropped(id))?;
         let dir = &segment.dir;
         recipes::remove_all(&*self.disk, dir, &[crate::manifest::NAME.to_owned()])
@@ -297,7 +297,7 @@ impl Store {
     fn note_soon(&self, entry: Entry) -> Result<(), StoreError> {
         match self.note(entry.clone()) {
             Err(StoreError::Full(_)) => {
-                lock(&self.log).take_notes(&[entry]);
+                lock(&self.log).note_later(entry);
                 Ok(())
             }
             other => other,

@@ -81,6 +81,32 @@ fn a_full_disk_keeps_what_was_acknowledged_and_takes_more_when_there_is_room_aga
     model.check(&store, 3, &[Lsn::MAX]);
 }
 
+/// The simulator found it: older lives still said that the segment was held, and its directory was gone.
+#[test]
+fn a_drop_that_a_full_disk_did_not_let_the_log_know_is_known_from_the_next_life_on() {
+    let disk = MemDisk::new();
+    let (store, mut model) = (create(&disk, small()), Model::new());
+    store.add_segment(&spec(OTHER), &first_state()).expect("adds");
+    disk.set_capacity(Some(disk.used_bytes()));
+    while one_more(&store, &mut model).is_ok() {}
+    model.parts.pop();
+    store.drop_segment(OTHER).expect("a full disk is made room on");
+    let found = |disk: &MemDisk| {
+        disk.set_capacity(None);
+        let (_, restored) = open(disk, small()).expect("opens");
+        restored.into_iter().map(|told| (told.spec.segment, told.damage.is_some())).collect()
+    };
+    let lost: Vec<_> = found(&disk.crash(Survive::Nothing));
+    assert_eq!(lost.len(), 2, "{lost:?}");
+    assert!(lost.contains(&(OTHER, true)), "what is not known to be dropped is gone: {lost:?}");
+    disk.set_capacity(None);
+    let life = store.life();
+    one_more(&store, &mut model).expect("there is room again");
+    assert_eq!(store.life(), life + 1);
+    let held: Vec<_> = found(&disk.crash(Survive::Nothing));
+    assert_eq!(held, [(SEGMENT, false)]);
+}
+
 /// Whatever the background work is at when the room ends, it gives up without a trace and goes on later.
 #[test]
 fn background_work_survives_a_full_disk_wherever_it_meets_it() {

@@ -90,6 +90,8 @@ pub struct Node<R: Rules> {
     orders: BTreeMap<GroupId, SegmentSpec>,
     /// While it is down: the groups of which its disk has whole copies.
     whole: BTreeSet<GroupId>,
+    /// Copies dropped on a full disk: its log may not know, and an opening miss their directories.
+    unnoted: BTreeSet<(GroupId, MembershipEpoch)>,
     waiting: Write,
     writing: Option<Write>,
     copying: BTreeMap<GroupId, Copying>,
@@ -115,6 +117,7 @@ impl<R: Rules> Node<R> {
             options,
             orders: BTreeMap::new(),
             whole: BTreeSet::new(),
+            unnoted: BTreeSet::new(),
             waiting: Write::default(),
             writing: None,
             copying: BTreeMap::new(),
@@ -148,7 +151,7 @@ impl<R: Rules> Node<R> {
                 return self.create_missing(); // there was no room for it, perhaps
             }
             if held < since {
-                self.drop_copy(group)?;
+                self.drop_copy(group, held)?;
             }
             // The same copy on a disk that was lost meanwhile is not new again.
             spec.fresh &= known_fresh || held < since;
@@ -166,14 +169,16 @@ impl<R: Rules> Node<R> {
     /// # Errors
     /// The store's.
     pub fn forget(&mut self, group: GroupId, by: MembershipEpoch) -> Result<(), StoreError> {
-        if self.orders.get(&group).is_none_or(|order| order.since(self.name) >= by) {
-            return Ok(());
-        }
+        let since = self.orders.get(&group).map(|order| order.since(self.name));
+        let Some(since) = since.filter(|since| *since < by) else { return Ok(()) };
         self.orders.remove(&group);
-        self.drop_copy(group)
+        self.drop_copy(group, since)
     }
 
-    fn drop_copy(&mut self, group: GroupId) -> Result<(), StoreError> {
+    fn drop_copy(&mut self, group: GroupId, since: MembershipEpoch) -> Result<(), StoreError> {
+        if self.storage.is_stopped() {
+            self.unnoted.insert((group, since));
+        }
         self.copies.remove(&group);
         self.copying.remove(&group);
         self.whole.remove(&group);
@@ -206,6 +211,7 @@ impl<R: Rules> Node<R> {
                 false => Segment::blank_under(self.name, spec.clone()),
             };
             store.add_segment(spec, segment.state())?;
+            self.unnoted.remove(&(*group, spec.since(self.name)));
             self.copies.insert(*group, Copy { segment, marks: Default::default() });
         }
         Ok(())
@@ -232,6 +238,7 @@ impl<R: Rules> Node<R> {
         self.disk_life = self.life;
         self.orders.values_mut().for_each(|spec| spec.fresh = false);
         self.whole.clear();
+        self.unnoted.clear();
     }
 
     /// It comes back, and perhaps ends again before the store is open.
@@ -253,10 +260,12 @@ impl<R: Rules> Node<R> {
             let order = self.orders.get(&group).filter(mine);
             let Some(order) = order.cloned() else {
                 // One whose drop a full log did not note is gone, and nobody wants it.
-                self.drop_copy(group)?;
+                self.drop_copy(group, since)?;
                 continue;
             };
-            if let Some(why) = told.damage.filter(|_| !hurt) {
+            // The order to hold it may come after the one to forget it.
+            let unnoted = self.unnoted.remove(&(group, since));
+            if let Some(why) = told.damage.filter(|_| !hurt && !unnoted) {
                 let what = format!("segment {} after a loss of power", told.spec.segment);
                 return Err(StoreError::Damaged { what, why });
             }

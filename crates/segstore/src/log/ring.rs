@@ -136,7 +136,8 @@ pub(crate) struct Log {
     oldest_needed: u64,
     /// What the newest durable header says of the above.
     oldest_durable: u64,
-    /// What every life begins with: the newest note of each segment.
+    /// What the next life begins with: the newest note of each segment, and the drops that the log had
+    /// no room for.
     ledger: BTreeMap<SegmentId, Bytes>,
 }
 
@@ -262,8 +263,14 @@ impl Log {
         Ok((bytes.len() as u64, found))
     }
 
+    /// Remembers a note that there was no room for: the next life begins with it. A drop, too, has to be
+    /// read after the older lives' notes of what was held.
+    pub(crate) fn note_later(&mut self, entry: Entry) {
+        self.ledger.insert(entry.segment, entry.payload);
+    }
+
     /// Remembers what every later life is to begin with.
-    pub(crate) fn take_notes(&mut self, entries: &[Entry]) {
+    fn take_notes(&mut self, entries: &[Entry]) {
         for entry in entries.iter().filter(|entry| entry.kind == Kind::Ledger) {
             match entry.payload.is_empty() {
                 true => self.ledger.remove(&entry.segment),
@@ -307,6 +314,7 @@ impl Log {
         self.lives.insert(header.life, file.clone());
         self.active = file;
         let written = if ledger.is_empty() { 0 } else { self.write_unit(&ledger)?.0 };
+        self.ledger.retain(|_, payload| !payload.is_empty());
         // Only now may an older life go: it has the ledger too.
         self.oldest_durable = header.oldest;
         Ok(written)
