@@ -39,6 +39,8 @@ pub struct Hurt {
     lying: bool,
     /// Nothing that it stores is damaged any more.
     clean: bool,
+    /// Only a segment's directory is an earlier one: its log knows better, and says so at the next start.
+    told_on: bool,
 }
 
 /// An earlier state of a node's disk.
@@ -87,7 +89,10 @@ impl<R: Rules> World<R> {
             let back = self.rng.between(5_000, 300_000);
             self.crash(node, false, Some(back));
             let put = self.nodes[node].put_back(image.disk, &mut self.rng);
-            put.expect("files are copied from one disk to another");
+            let directory = put.expect("files are copied from one disk to another");
+            // What a full disk kept out of the log it cannot know.
+            let told_on = directory && options.stopped_disks == 0;
+            self.hurt.iter_mut().for_each(|(_, hurt)| hurt.told_on = told_on);
         }
     }
 
@@ -233,6 +238,32 @@ impl<R: Rules> World<R> {
             self.hurt = None;
         }
         Ok(())
+    }
+
+    /// A directory that is older than the log has lost what it promised: its segment votes no more
+    /// before it is rebuilt.
+    pub(crate) fn check_told_on(&mut self, node: usize) -> Result<(), Violation> {
+        let Some((_, hurt)) = self.hurt.as_mut().filter(|(hurt, _)| *hurt == node) else {
+            return Ok(());
+        };
+        if !std::mem::take(&mut hurt.told_on) {
+            return Ok(());
+        }
+        let Some((_, hurt)) = &self.hurt else { return Ok(()) };
+        let votes = |group: &GroupId| {
+            let copy = self.nodes[node].copies.get(group);
+            copy.is_some_and(|copy| copy.segment.state().full)
+        };
+        let forgot = |(group, promise): &(&GroupId, &Promise)| {
+            votes(group) && !self.knows(node, **group, promise)
+        };
+        match hurt.promised.iter().find(forgot) {
+            Some((group, promise)) => Err(Violation(format!(
+                "{} votes in group {group} from an earlier directory, without {promise:?}",
+                self.names[node]
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn has_place(&self, node: usize, segment: SegmentId) -> bool {

@@ -31,6 +31,7 @@ impl<R: Rules> World<R> {
             restarted = self.nodes[node].restart(&mut self.rng, false);
         }
         if self.stored(node, restarted)?.is_some() {
+            self.check_told_on(node)?;
             self.schedule_gossip(node);
         } else if self.nodes[node].up {
             // There is no room for what it is to hold besides: it tries again.

@@ -287,16 +287,18 @@ impl<R: Rules> Node<R> {
         self.disk_life
     }
 
-    /// An earlier image of its disk is put back while it is down, or only a segment's directory of it.
+    /// An earlier image of its disk is put back while it is down, or only a segment's directory of it:
+    /// whether it is that.
     ///
     /// # Errors
     /// The disk's.
-    pub fn put_back(&mut self, image: MemDisk, rng: &mut Rng) -> Result<(), DiskError> {
-        if rng.chance(500) {
-            return self.storage.put_back_directory(&image, rng);
+    pub fn put_back(&mut self, image: MemDisk, rng: &mut Rng) -> Result<bool, DiskError> {
+        let directory = rng.chance(500);
+        match directory {
+            true => self.storage.put_back_directory(&image, rng)?,
+            false => self.storage.put_back(image),
         }
-        self.storage.put_back(image);
-        Ok(())
+        Ok(directory)
     }
 
     /// Its disk is full, or fails at this.
