@@ -18,6 +18,8 @@ pub enum End {
 #[derive(Default)]
 pub struct Net {
     cuts: BTreeSet<(End, End)>,
+    /// Ends whose messages take long, to them and from them.
+    slow: BTreeSet<End>,
     /// No faults any more: every open way delivers once, soon.
     calm: bool,
 }
@@ -26,6 +28,17 @@ impl Net {
     /// Cuts one way.
     pub fn cut(&mut self, from: End, to: End) {
         self.cuts.insert((from, to));
+    }
+
+    /// Makes an end a hundred times slower.
+    pub fn slow_down(&mut self, end: End) {
+        self.slow.insert(end);
+    }
+
+    /// Whether an end is slow.
+    #[must_use]
+    pub fn is_slow(&self, end: End) -> bool {
+        self.slow.contains(&end)
     }
 
     /// Opens a random half of the cut ways.
@@ -41,6 +54,7 @@ impl Net {
     /// Ends all faults.
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.slow.clear();
         self.calm = true;
     }
 
@@ -60,7 +74,8 @@ impl Net {
         }
         let copies = if rng.chance(options.duplication) { 2 } else { 1 };
         let mut delay = || {
-            let delay = rng.between(50, options.delay_micros);
+            let times = if self.is_slow(from) || self.is_slow(to) { 100 } else { 1 };
+            let delay = times * rng.between(50, options.delay_micros);
             if rng.chance(options.stragglers) { delay * 10 } else { delay }
         };
         (0..copies).map(|_| delay()).collect()

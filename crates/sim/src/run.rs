@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protocol::Rules;
 
+use crate::net::End;
 use crate::options::Options;
 use crate::oracle::Violation;
 use crate::rng::Rng;
@@ -107,6 +108,54 @@ pub fn run_interrupted<R: Rules>(seed: u64, step: u64) -> Result<bool, Box<Failu
         settle(world)
     })?;
     Ok(reached)
+}
+
+/// Runs a seed without other faults in which two of six nodes become a hundred times slower, a sync of
+/// theirs two seconds: writing goes on as before with the other four, and so does an opening.
+///
+/// # Errors
+/// The first broken promise, or invariant.
+pub fn run_slow<R: Rules>(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let options = Options::calm(&mut rng);
+    guarded(seed, world::<R>(seed, rng, options, false)?, |world| {
+        slowed(world)?;
+        settle(world)
+    })
+}
+
+/// Simulated time in which writing with and without slow nodes is compared.
+const SLOW_MICROS: u64 = 500_000;
+
+fn slowed<R: Rules>(world: &mut World<R>) -> Result<(), Violation> {
+    world.run(SLOW_MICROS, |_| false)?;
+    let quick = promised_in(world, SLOW_MICROS)?;
+    let (one, more) = (world.rng.below(6), world.rng.between(1, 5));
+    for node in [one, (one + more) % 6] {
+        world.net.slow_down(End::Node(node as usize));
+    }
+    let slow = promised_in(world, SLOW_MICROS)?;
+    if quick == 0 || slow * 2 < quick {
+        let what = format!("two slow nodes: {slow} records are promised in the time of {quick}");
+        return Err(Violation(what));
+    }
+    world.kill_newest();
+    world.open();
+    // No slow node has sealed anything by then.
+    let writes = |world: &World<R>| {
+        world.newest().and_then(|newest| world.instances[newest].vdl()).is_some()
+    };
+    match world.run(world.now + SLOW_MICROS, writes)? {
+        true => Ok(()),
+        false => Err(Violation("an opening waits for two slow nodes".to_owned())),
+    }
+}
+
+/// Records promised within a simulated time.
+fn promised_in<R: Rules>(world: &mut World<R>, micros: u64) -> Result<usize, Violation> {
+    let before = world.oracle.promised();
+    world.run(world.now + micros, |_| false)?;
+    Ok(world.oracle.promised() - before)
 }
 
 fn world<R: Rules>(

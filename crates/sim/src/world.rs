@@ -27,6 +27,8 @@ use crate::trace::Trace;
 pub const VOLUME: VolumeId = VolumeId(0x51f0);
 
 const INSTANCE_TURN_MICROS: u64 = 12_000;
+/// A sync of a node that is slow.
+const SLOW_SYNC_MICROS: u64 = 2_000_000;
 
 /// Something that happens at a time.
 #[derive(Debug)]
@@ -371,6 +373,7 @@ impl<R: Rules> World<R> {
             let life = state.life;
             let slow = if self.nodes[node].slow_until > self.now { 40 } else { 1 };
             let delay = slow * self.rng.between(50, self.options.sync_micros.max(60));
+            let delay = if self.net.is_slow(End::Node(node)) { SLOW_SYNC_MICROS } else { delay };
             self.schedule(delay, Happening::Written { node, life });
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::Sound;
-use sim::run::{Counts, run, run_interrupted};
+use sim::run::{Counts, run, run_interrupted, run_slow};
 
 /// Plays `seeds` on two threads; what each comes to is handed to `add`.
 fn play<T: Send>(seeds: u64, play: impl Fn(u64) -> T + Sync, add: impl FnMut(T) + Send) {
@@ -62,4 +62,14 @@ fn an_opening_may_be_cut_off_at_every_step() {
     };
     play(24, cut_off, |one| steps += one);
     assert!(steps > 24 * 10, "openings were cut off at {steps} steps only");
+}
+
+#[test]
+fn two_slow_members_of_six_slow_neither_writing_nor_an_opening() {
+    let slow = |seed| {
+        if let Err(failure) = run_slow::<Sound>(seed) {
+            panic!("{failure:#?}");
+        }
+    };
+    play(100, slow, |()| {});
 }
