@@ -23,8 +23,8 @@ use crate::socket;
 
 /// Slices given to one write.
 const SLICES_MAX: usize = 64;
-/// Reads of one `receive`, so that a busy peer does not starve the others.
-const READS_MAX: usize = 4;
+/// Reads of one [`Connection::receive`], so that a busy peer does not starve the others.
+pub const READS_MAX: usize = 4;
 
 /// The other side, once it has introduced itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ mod socket;
 mod timer;
 
 pub use client::Client;
-pub use connection::{Connection, Peer, Received, Sent};
+pub use connection::{Connection, Peer, READS_MAX, Received, Sent};
 pub use error::LinkError;
 pub use party::{Host, Party, letter};
 pub use socket::resolve;

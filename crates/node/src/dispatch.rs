@@ -86,6 +86,7 @@ impl LogLoop {
                 self.shared.metrics.batch_bytes.inc_by(bytes as u64);
                 if let Some(held) = self.segments.get_mut(&batch.header.segment) {
                     held.note_sent(&batch.header);
+                    self.turns.note(batch.header.segment.volume, Instant::now());
                 }
                 if self.unwritten.is_heavy() {
                     self.lines.pause(from.line);

@@ -4,7 +4,7 @@
 //! Rules N1 and on: `README.md`.
 //!
 //! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
-//! [`dispatch`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
+//! [`dispatch`], [`turns`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
 //! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`scrub`],
 //! [`check`] and [`mend`], [`registrar`].
 
@@ -29,6 +29,7 @@ mod scrub;
 mod serve;
 mod shared;
 mod start;
+mod turns;
 mod unwritten;
 
 pub use config::{NodeConfig, SCRUB_INTERVAL_DEFAULT};

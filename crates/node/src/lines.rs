@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use link::{Connection, DueTimer, LinkError, Received, Sent};
+use link::{Connection, DueTimer, LinkError, READS_MAX, Received, Sent};
 use mio::event::Source;
 use mio::{Events, Interest, Poll, Token, Waker};
 use wire::{Message, frame};
@@ -25,6 +25,8 @@ const GREETING_MAX: Duration = Duration::from_secs(10);
 /// Answers queued for one peer above which its requests wait.
 const QUEUED_BYTES_PAUSE: usize = 16 << 20;
 const SCRATCH_BYTES: usize = 256 << 10;
+/// Least that is read of a line at once.
+const READ_BYTES_MIN: usize = 4 << 10;
 const TOKEN_WAKE: Token = Token(0);
 const TOKEN_LISTEN: Token = Token(1);
 const TOKEN_TIMER: Token = Token(2);
@@ -184,18 +186,23 @@ impl Lines {
         self.busy.iter().copied().filter(move |id| !paused(id))
     }
 
-    /// Reads every line that may have something. `take` gets each line's messages; lines that
-    /// ended are removed and returned with the reason.
+    /// Reads every line that may have something, about `bytes_max` of all together in equal shares.
+    /// `take` gets each line's messages; lines that ended are removed and returned with the reason.
     pub(crate) fn receive(
         &mut self,
+        bytes_max: usize,
         mut take: impl FnMut(LineId, Vec<(u64, Message)>),
     ) -> Vec<(LineId, LinkError)> {
         let mut ended = Vec::new();
-        for id in self.readable().collect::<Vec<_>>() {
+        let readable: Vec<LineId> = self.readable().collect();
+        let share = bytes_max / readable.len().max(1) / READS_MAX;
+        let share = share.clamp(READ_BYTES_MIN, SCRATCH_BYTES);
+        for id in readable {
             let Some(line) = self.lines.get_mut(&id) else { continue };
             let mut messages = Vec::new();
             let welcomed = line.connection.peer().is_some();
-            match line.connection.receive(&mut self.scratch, line.closing, &mut messages) {
+            let scratch = &mut self.scratch[..share];
+            match line.connection.receive(scratch, line.closing, &mut messages) {
                 Ok(Received::More) => {}
                 Ok(Received::Drained) => {
                     self.busy.remove(&id);
@@ -276,5 +283,70 @@ impl Lines {
             self.remove(*id);
         }
         ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use link::{Client, Host, Party};
+    use types::{ClusterId, Incarnation};
+    use wire::{Speaker, Welcome};
+
+    use super::*;
+
+    const MESSAGES: usize = 100;
+    const BYTES: usize = 16 << 10;
+
+    /// Connects and sends more than any turn may take.
+    fn pour(address: &str) {
+        let (cluster, from) = (ClusterId(1), Speaker::Control);
+        let party = Party { cluster, from, az: None, az_latency: Duration::ZERO };
+        let mut client = Client::connect(address, &party, GREETING_MAX).expect("welcomed");
+        for _ in 0..MESSAGES {
+            client.send(&Message::Chunk(Bytes::from(vec![7; BYTES]))).expect("taken");
+        }
+        assert!(client.receive().is_err(), "there is no answer, only an end");
+    }
+
+    #[test]
+    fn a_turn_takes_about_what_it_may_of_all_lines_together() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                let address = address.clone();
+                thread::spawn(move || pour(&address))
+            })
+            .collect();
+        let node = "a1".parse().expect("a name");
+        let welcome = Welcome { node, incarnation: Incarnation(1), az: 0 };
+        let host = Host { cluster: ClusterId(1), welcome, az_latency: Duration::ZERO };
+        let mut lines = Lines::new().expect("an event queue");
+        for id in 0..2 {
+            let (stream, from) = listener.accept().expect("a client");
+            stream.set_nonblocking(true).expect("a socket");
+            let stream = mio::net::TcpStream::from_std(stream);
+            let connection = Connection::accept(stream, from, &host).expect("taken");
+            lines.add(id, connection).expect("watched");
+        }
+        let mut taken = [0; 2];
+        while taken != [MESSAGES; 2] {
+            lines.wait(Some(Instant::now() + GREETING_MAX)).expect("something happens");
+            thread::sleep(Duration::from_millis(2)); // so that the sockets fill up
+            let mut turn = 0;
+            let ended = lines.receive(64 << 10, |line, messages| {
+                turn += messages.len();
+                taken[usize::try_from(line).expect("small")] += messages.len();
+            });
+            assert!(ended.is_empty(), "{ended:?}");
+            // Besides what was read, a message of each line may have been waiting for its end.
+            assert!(turn * BYTES <= (64 << 10) + 2 * BYTES, "{turn} messages in one turn");
+            assert!(lines.flush().is_empty());
+        }
+        drop(lines);
+        clients.into_iter().for_each(|client| client.join().expect("no panic"));
     }
 }

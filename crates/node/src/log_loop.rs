@@ -31,6 +31,7 @@ use crate::metrics::SegmentGauges;
 use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::shared::Shared;
+use crate::turns::Turns;
 use crate::unwritten::Unwritten;
 
 /// A writer that spoke less than this ago will do so again.
@@ -88,6 +89,7 @@ pub(crate) struct LogLoop {
     pub(crate) log_lines: BTreeSet<LineId>,
     /// Volumes that were deleted, as far as this life of the process has heard.
     pub(crate) deleted: BTreeSet<VolumeId>,
+    pub(crate) turns: Turns,
     listener: TcpListener,
     mail: Receiver<Mail>,
     hydrator: Hydrator,
@@ -123,6 +125,7 @@ impl LogLoop {
             inputs: VecDeque::new(),
             log_lines: BTreeSet::new(),
             deleted: BTreeSet::new(),
+            turns: Turns::default(),
             listener,
             mail,
             hydrator,
@@ -257,7 +260,8 @@ impl LogLoop {
     /// Reads what has come; returns how many batches were among it.
     fn receive(&mut self) -> usize {
         let mut asked = Vec::new();
-        let ended = self.lines.receive(|line, messages| asked.push((line, messages)));
+        let bytes = self.turns.bytes(Instant::now());
+        let ended = self.lines.receive(bytes, |line, messages| asked.push((line, messages)));
         let before = self.shared.metrics.batches.get();
         for (line, messages) in asked {
             self.take_all(line, messages);

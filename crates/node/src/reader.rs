@@ -11,6 +11,9 @@ use crate::mail::{Asker, LOG_LOOP, Mail, Post};
 use crate::serve::{self, Exports};
 use crate::shared::Shared;
 
+/// Bytes of questions read in one turn.
+const TURN_BYTES: usize = 256 << 10;
+
 /// One reader loop.
 pub(crate) struct Reader {
     at: usize,
@@ -40,7 +43,8 @@ impl Reader {
                 return Ok(());
             }
             let mut asked = Vec::new();
-            let ended = self.lines.receive(|line, messages| asked.push((line, messages)));
+            let ended =
+                self.lines.receive(TURN_BYTES, |line, messages| asked.push((line, messages)));
             self.closed(ended);
             for (line, messages) in asked {
                 for (request, message) in messages {

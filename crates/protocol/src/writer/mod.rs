@@ -26,8 +26,9 @@ use lane::{Lane, Stamp};
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// The same for all groups together, each its share.
 pub const KEPT_BYTES_ALL_MAX: usize = 64 << 20;
-/// Bytes at which a batch is closed without waiting for a flush.
-pub const BATCH_BYTES_TARGET: usize = 1 << 20;
+/// Bytes at which a batch is closed without waiting for a flush: no more than a node takes in at once where several
+/// volumes write, so that none waits long for another's.
+pub const BATCH_BYTES_TARGET: usize = 64 << 10;
 
 /// A group as the writer starts with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
