@@ -2,7 +2,6 @@
 //! the same cluster with all of them well.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde_json::Value;
 
+use crate::arguments::Load;
 use crate::hold::Held;
 use crate::load;
 use crate::report::{Report, number, plain};
@@ -23,28 +23,19 @@ const CONDITIONS: [&str; 4] = ["all well", "one stopped", "one slow", "one with 
 
 /// Commits and reads while one node is not well.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench grey\n  \
+    sixfold-bench grey --rounds 1 --seconds 10")]
 pub struct Arguments {
-    /// pgbench scale factor.
+    /// pgbench scale factor: a scale is about 16 MB.
     #[arg(long, default_value_t = 10)]
     scale: u32,
-    /// Clients.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 20)]
-    seconds: u32,
-    /// Rounds over all conditions.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Local bytes to keep pages in while reads are measured: far below what the scale makes.
+    /// Local bytes to keep pages in while reads are measured: far below what the scale makes, or none go to
+    /// the nodes.
     #[arg(long, default_value = "32MB")]
     cache: String,
-    /// Where the table goes.
-    #[arg(long, default_value = "target/bench/grey.md")]
-    table: PathBuf,
-    /// The sixfold binary (default: beside this program).
-    #[arg(long)]
-    sixfold: Option<PathBuf>,
+    #[command(flatten)]
+    load: Load,
 }
 
 /// Measures.
@@ -52,16 +43,17 @@ pub struct Arguments {
 /// # Errors
 /// When the cluster or pgbench fails.
 pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let Load { clients, common } = &arguments.load;
     let all = ["--cache-size", "32GB"];
     let few = ["--cache-size", arguments.cache.as_str(), "--set", "shared_buffers=8MB"];
     for (workload, cache) in [("simple-update", &all[..]), ("select-only", &few)] {
-        let cluster = Sixfold::up_with(arguments.sixfold.as_deref(), cache, &[])?;
+        let cluster = Sixfold::up_with(common.files.sixfold(), cache, &[])?;
         load::initialise(&cluster, arguments.scale)?;
-        for _ in 0..arguments.rounds {
+        let measure = || load::run_one(&cluster, workload, *clients, common.seconds);
+        measure()?; // what is first is slower, and all others are compared with the first
+        for _ in 0..common.rounds {
             for condition in CONDITIONS {
-                let mut found = under(&cluster, condition, || {
-                    load::run_one(&cluster, workload, arguments.clients, arguments.seconds)
-                })?;
+                let mut found = under(&cluster, condition, measure)?;
                 found["measure"] = "grey".into();
                 found["system"] = condition.into();
                 report.add(found)?;
@@ -71,7 +63,7 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     }
     let mut text = table(report.results())?;
     text.push('\n');
-    report.write_text(&arguments.table, &text)
+    report.write_text(&common.files.table("grey"), &text)
 }
 
 fn signal(pid: u32, signal: i32) {

@@ -114,7 +114,9 @@ fn latencies(dir: &std::path::Path) -> Result<Vec<f64>> {
     Ok(all)
 }
 
-fn quantile(ascending: &[f64], share: f64) -> Option<f64> {
+/// The latency below which this share of them lies.
+#[must_use]
+pub fn quantile(ascending: &[f64], share: f64) -> Option<f64> {
     let index = ((ascending.len() as f64 * share) as usize).min(ascending.len().checked_sub(1)?);
     ascending.get(index).copied()
 }

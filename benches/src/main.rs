@@ -6,12 +6,15 @@
 //! machine's mood is shared. Every result is a JSON line on standard output; a table follows in the
 //! file given by `--table`.
 //!
-//! Reading order: [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
+//! Reading order: [`arguments`], [`system`] (what is measured), [`stock`] and [`sixfold`] (setting it up), [`load`]
 //! (pgbench), [`cpu`] (who spent the time), [`opening`] (cold start), [`report`]; [`redo`], [`grey`],
-//! [`repair`], [`space`], [`restart`] (over [`filled`] stores) and [`scale`] are measurements of their own.
+//! [`repair`], [`space`], [`restart`] (over [`filled`] stores), [`scale`] and [`flood`] (over [`storage`] without
+//! PostgreSQL) are measurements of their own.
 
+mod arguments;
 mod cpu;
 mod filled;
+mod flood;
 mod grey;
 // The end-to-end suites' own: nothing may depend on their crate.
 #[path = "../../tests/src/hold.rs"]
@@ -26,13 +29,13 @@ mod scale;
 mod sixfold;
 mod space;
 mod stock;
+mod storage;
 mod system;
-
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use crate::arguments::Common;
 use crate::report::Report;
 use crate::system::System;
 
@@ -44,13 +47,14 @@ static ALLOCATOR: scale::Counting = scale::Counting;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "Examples:\n  \
-    sixfold-bench --scale 50 --seconds 20\n  \
+    sixfold-bench --scale 50 --rounds 1\n  \
     sixfold-bench --systems alone,sixfold --workloads tpcb-like --clients 8 --seconds 10\n  \
     sixfold-bench --only opening\n  \
     sixfold-bench redo --rounds 5\n  \
-    sixfold-bench grey --rounds 3\n  \
-    sixfold-bench repair --rounds 3\n  \
-    sixfold-bench space --seconds 60 --rounds 3\n  \
+    sixfold-bench grey\n  \
+    sixfold-bench repair\n  \
+    sixfold-bench space --seconds 60\n  \
+    sixfold-bench flood --megabytes 10\n  \
     sixfold-bench restart --gibibytes 10\n  \
     sixfold-bench scale --tebibytes 1,10,128"
 )]
@@ -69,21 +73,11 @@ pub struct Arguments {
     /// pgbench scale factor.
     #[arg(long, default_value_t = 50)]
     scale: u32,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 20)]
-    seconds: u32,
-    /// Rounds over all systems.
-    #[arg(long, default_value_t = 1)]
-    rounds: u32,
-    /// Where the table goes.
-    #[arg(long, default_value = "target/bench/benchmarks.md")]
-    table: PathBuf,
     /// Only `load` or only `opening`.
     #[arg(long)]
     only: Option<String>,
-    /// The sixfold binary (default: beside this program).
-    #[arg(long)]
-    sixfold: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Subcommand, Debug)]
@@ -100,6 +94,8 @@ enum Command {
     Scale(scale::Arguments),
     /// Endless updates: write amplification, disk use, commits with background work on and off.
     Space(space::Arguments),
+    /// One volume's commits alone and beside another volume's flood, in turn.
+    Flood(flood::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -112,16 +108,17 @@ fn main() -> Result<()> {
         Some(Command::Restart(arguments)) => return restart::run(arguments, &mut report),
         Some(Command::Scale(arguments)) => return scale::run(arguments, &mut report),
         Some(Command::Space(arguments)) => return space::run(arguments, &mut report),
+        Some(Command::Flood(arguments)) => return flood::run(arguments, &mut report),
         None => {}
     }
     let wants = |part: &str| arguments.only.as_deref().is_none_or(|only| only == part);
     if wants("load") {
         let mut systems = set_up(&arguments)?;
-        for _ in 0..arguments.rounds {
+        for _ in 0..arguments.common.rounds {
             for workload in &arguments.workloads {
                 for clients in &arguments.clients {
                     for system in &mut systems {
-                        let seconds = arguments.seconds;
+                        let seconds = arguments.common.seconds;
                         report.add(load::run(system.as_mut(), workload, *clients, seconds)?)?;
                     }
                 }
@@ -131,7 +128,7 @@ fn main() -> Result<()> {
     if wants("opening") {
         opening::run(&arguments, &mut report)?;
     }
-    report.write_table(&arguments.table)
+    report.write_table(&arguments.common.files.table("benchmarks"))
 }
 
 fn set_up(arguments: &Arguments) -> Result<Vec<Box<dyn System>>> {
@@ -141,7 +138,7 @@ fn set_up(arguments: &Arguments) -> Result<Vec<Box<dyn System>>> {
         .map(|name| {
             eprintln!("setting up {name}, scale {} ...", arguments.scale);
             let mut system: Box<dyn System> = match name.as_str() {
-                "sixfold" => Box::new(sixfold::Sixfold::up(arguments.sixfold.as_deref())?),
+                "sixfold" => Box::new(sixfold::Sixfold::up(arguments.common.files.sixfold())?),
                 _ => Box::new(stock::Stock::up(name)?),
             };
             load::initialise(system.as_ref(), arguments.scale)?;

@@ -20,7 +20,7 @@ const MEGABYTE: i64 = 1 << 20;
 /// When a system does not come back.
 pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let stock = Stock::up("alone")?;
-    let sixfold = Sixfold::up(arguments.sixfold.as_deref())?;
+    let sixfold = Sixfold::up(arguments.common.files.sixfold())?;
     for megabytes in [50, 1024] {
         for system in [&stock as &dyn System, &sixfold] {
             write_log(system, megabytes * MEGABYTE)?;
@@ -64,7 +64,7 @@ fn cold_reads(
     stock.crash_and_restart()?;
     sixfold.crash_and_restart()?;
     for system in [stock as &dyn System, sixfold] {
-        let mut result = load::run_one(system, "select-only", 8, arguments.seconds)?;
+        let mut result = load::run_one(system, "select-only", 8, arguments.common.seconds)?;
         result["measure"] = json!("cold_select_only");
         report.add(result)?;
     }

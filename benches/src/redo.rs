@@ -29,6 +29,9 @@ use volume::Volume;
 
 /// What to replay, and how often.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench redo\n  \
+    sixfold-bench redo --rounds 1 --scale 1 --transactions 20000")]
 pub struct Arguments {
     /// pgbench scale factor.
     #[arg(long, default_value_t = 10)]

@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use types::{ClusterId, SegmentId};
 use wire::{Message, SegmentReport, Speaker};
 
+use crate::arguments::Load;
 use crate::load;
 use crate::report::{Report, number};
 use crate::sixfold::Sixfold;
@@ -32,8 +33,12 @@ const CHUNK: u64 = 1 << 20;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Repair of a wiped node beside a plain copy.
+/// Repair of a wiped node beside a plain copy. A round is a plain copy, a repair, commits in quiet and commits
+/// meanwhile.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench repair\n  \
+    sixfold-bench repair --rounds 1 --seconds 10 --scale 20")]
 pub struct Arguments {
     /// pgbench scale factor: a scale is about 16 MB.
     #[arg(long, default_value_t = 60)]
@@ -41,21 +46,8 @@ pub struct Arguments {
     /// Bytes of pages of a group: how many segments there are to copy.
     #[arg(long, default_value = "64MB")]
     group_size: String,
-    /// Clients while commits are measured.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
-    /// Seconds of each measurement of commits.
-    #[arg(long, default_value_t = 20)]
-    seconds: u32,
-    /// Rounds: a plain copy, a repair, commits in quiet, commits meanwhile.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Where the table goes.
-    #[arg(long, default_value = "target/bench/repair.md")]
-    table: PathBuf,
-    /// The sixfold binary (default: beside this program).
-    #[arg(long)]
-    sixfold: Option<PathBuf>,
+    #[command(flatten)]
+    load: Load,
 }
 
 /// Measures.
@@ -63,16 +55,14 @@ pub struct Arguments {
 /// # Errors
 /// When the cluster, a copy or pgbench fails.
 pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let Load { clients, common } = &arguments.load;
     let options = ["--cache-size", "32GB", "--group-size", arguments.group_size.as_str()];
-    let cluster = Sixfold::up_with(
-        arguments.sixfold.as_deref(),
-        &options,
-        &[("SIXFOLD_LOG_FORMAT", "json")],
-    )?;
+    let cluster =
+        Sixfold::up_with(common.files.sixfold(), &options, &[("SIXFOLD_LOG_FORMAT", "json")])?;
     load::initialise(&cluster, arguments.scale)?;
     settle(&cluster)?;
-    let commits = || load::run_one(&cluster, "simple-update", arguments.clients, arguments.seconds);
-    for _ in 0..arguments.rounds {
+    let commits = || load::run_one(&cluster, "simple-update", *clients, common.seconds);
+    for _ in 0..common.rounds {
         report.add(rate("plain copy", plain_copy(&cluster)?))?;
         report.add(rate("repair", repair(&cluster)?))?;
         report.add(named("commits in quiet", commits()?))?;
@@ -82,7 +72,7 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         report.add(found)?;
         settle(&cluster)?;
     }
-    report.write_text(&arguments.table, &table(report.results())?)
+    report.write_text(&common.files.table("repair"), &table(report.results())?)
 }
 
 fn named(measure: &str, mut found: Value) -> Value {

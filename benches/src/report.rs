@@ -6,6 +6,9 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
+/// A column: its title, the field of the results, digits behind the point.
+pub type Column = (&'static str, &'static str, usize);
+
 /// The results so far.
 #[derive(Default)]
 pub struct Report {
@@ -28,6 +31,22 @@ impl Report {
     #[must_use]
     pub fn results(&self) -> &[Value] {
         &self.results
+    }
+
+    /// A table of all results of one measure.
+    #[must_use]
+    pub fn rows(&self, measure: &str, columns: &[Column]) -> String {
+        let titles: Vec<&str> = columns.iter().map(|(title, _, _)| *title).collect();
+        let mut text = format!("| {} |\n|{}\n", titles.join(" | "), "---|".repeat(titles.len()));
+        for result in self.results.iter().filter(|result| result["measure"] == measure) {
+            let cell = |(_, field, digits): &Column| match &result[*field] {
+                Value::String(word) => word.clone(),
+                other => number(other, *digits),
+            };
+            let cells: Vec<String> = columns.iter().map(cell).collect();
+            text += &format!("| {} |\n", cells.join(" | "));
+        }
+        text
     }
 
     /// Writes a comparison's own table.

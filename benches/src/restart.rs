@@ -13,9 +13,10 @@ use serde_json::json;
 use types::{ClusterId, Lsn, VolumeId};
 use wire::{Change, Message, PageAnswer, Speaker};
 
+use crate::arguments::Files;
 use crate::filled::{self, Source, page, page_key};
 use crate::opening::drop_caches;
-use crate::report::Report;
+use crate::report::{Column, Report};
 
 /// Pages in one append.
 const BATCH: u32 = 128;
@@ -24,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much the node holds.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench restart --gibibytes 10\n  \
+    sixfold-bench restart --gibibytes 1 --rounds 1 --dir /var/tmp")]
 pub struct Arguments {
     /// Gibibytes of page files.
     #[arg(long, default_value_t = 10)]
@@ -34,13 +38,20 @@ pub struct Arguments {
     /// Starts, the system's page cache dropped before each.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    #[command(flatten)]
+    files: Files,
     /// Where the node's disk is made; by default in the system's directory for such things.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The sixfold binary (default: beside this program).
-    #[arg(long)]
-    sixfold: Option<PathBuf>,
 }
+
+const STARTS: [Column; 5] = [
+    ("start", "round", 0),
+    ("page files, bytes", "page_file_bytes", 0),
+    ("first page, ms", "first_page_ms", 0),
+    ("reading the log, ms", "read_log_ms", 0),
+    ("beyond that, ms", "beyond_the_log_ms", 0),
+];
 
 /// Runs the measurement.
 ///
@@ -71,7 +82,7 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             "beyond_the_log_ms": (first.as_secs_f64() - log.as_secs_f64()) * 1000.0,
         }))?;
     }
-    Ok(())
+    report.write_text(&arguments.files.table("restart"), &report.rows("restart", &STARTS))
 }
 
 /// Writes the pages, and leaves the log as a node under load has it. Returns where each segment ends.
@@ -116,7 +127,7 @@ impl Drop for Node {
 /// Starts the node and asks each of its segments for a page until it answers.
 fn first_page(arguments: &Arguments, disk: &Path, ends: &[Lsn]) -> Result<Duration> {
     let beside = std::env::current_exe()?.with_file_name("sixfold");
-    let binary = arguments.sixfold.clone().unwrap_or(beside);
+    let binary = arguments.files.sixfold().map_or(beside, Path::to_path_buf);
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
     let started = Instant::now();

@@ -7,6 +7,7 @@
 mod memory;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -26,7 +27,7 @@ use types::{
 use wire::Change;
 
 use crate::filled::{self, Source};
-use crate::report::Report;
+use crate::report::{Column, Report};
 pub use memory::Counting;
 use memory::taken;
 
@@ -34,6 +35,9 @@ const BLOCKS_PER_GIB: u32 = 1 << 17;
 
 /// Which sizes.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench scale\n  \
+    sixfold-bench scale --tebibytes 1 --segments-per-node 10")]
 pub struct Arguments {
     /// Tebibytes of pages, one after the other.
     #[arg(long, value_delimiter = ',', default_value = "1,10,128")]
@@ -44,7 +48,39 @@ pub struct Arguments {
     /// Gibibytes of a relation.
     #[arg(long, default_value_t = 1)]
     relation: u32,
+    /// Where the table goes.
+    #[arg(long, default_value = "target/bench/scale.md")]
+    table: PathBuf,
 }
+
+const DRIVER: [Column; 6] = [
+    ("driver, TiB", "tebibytes", 0),
+    ("groups", "groups", 0),
+    ("catalog entries", "catalog_entries", 0),
+    ("catalog bytes", "catalog_memory_bytes", 0),
+    ("catalog decoded, ms", "catalog_load_ms", 1),
+    ("lanes bytes", "lanes_memory_bytes", 0),
+];
+const CONTROL: [Column; 12] = [
+    ("control plane, TiB", "tebibytes", 0),
+    ("nodes", "nodes", 0),
+    ("memory bytes", "memory_bytes", 0),
+    ("store bytes", "store_bytes", 0),
+    ("start ms", "open_ms", 1),
+    ("plan ms", "plan_ms", 2),
+    ("plan with a lost node ms", "plan_with_a_lost_node_ms", 2),
+    ("a change ms", "change_ms", 1),
+    ("heartbeat bytes", "node_heartbeat_bytes", 0),
+    ("all heartbeats a second", "quiet_bytes_per_second", 0),
+    ("news to a node", "node_news_bytes", 0),
+    ("news to the writer", "writer_news_bytes", 0),
+];
+const NODE: [Column; 4] = [
+    ("node, segments", "segments", 0),
+    ("page files", "page_files", 0),
+    ("memory bytes", "memory_bytes", 0),
+    ("open ms", "open_ms", 1),
+];
 
 /// Measures every size.
 ///
@@ -58,7 +94,11 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         driver(report, *tebibytes, gibibytes, groups, arguments.relation)?;
         control(report, *tebibytes, groups, arguments.segments_per_node)?;
     }
-    node(report, arguments.segments_per_node)
+    node(report, arguments.segments_per_node)?;
+    let driver = report.rows("scale_driver", &DRIVER);
+    let control = report.rows("scale_control", &CONTROL);
+    let node = report.rows("scale_node", &NODE);
+    report.write_text(&arguments.table, &format!("{driver}\n{control}\n{node}"))
 }
 
 fn ms(since: Instant) -> f64 {

@@ -7,7 +7,6 @@
 
 mod sample;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::arguments;
 use crate::load;
-use crate::report::Report;
+use crate::report::{Column, Report};
 use crate::sixfold::Sixfold;
 use crate::system::{System as _, connect};
 use sample::{Nodes, Sample};
@@ -26,8 +26,11 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 /// How long the nodes must have written no page file to count as quiet.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// How much load.
+/// How much load. A round is a measurement of each cluster.
 #[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    sixfold-bench space --seconds 60\n  \
+    sixfold-bench space --rounds 1 --seconds 10 --scale 5 --log-retain 8")]
 pub struct Arguments {
     /// pgbench scale factor.
     #[arg(long, default_value_t = 20)]
@@ -35,22 +38,31 @@ pub struct Arguments {
     /// pgbench's built-in workload.
     #[arg(long, default_value = "tpcb-like")]
     workload: String,
-    /// Clients.
-    #[arg(long, default_value_t = 8)]
-    clients: u32,
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 60)]
-    seconds: u32,
-    /// Measurements of each cluster, in turn.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
     /// Log that nodes keep beyond what is in page files, mebibytes; small, so that short runs flush.
     #[arg(long, default_value_t = 32)]
     log_retain: u64,
-    /// The sixfold binary (default: beside this program).
-    #[arg(long)]
-    sixfold: Option<PathBuf>,
+    #[command(flatten)]
+    load: arguments::Load,
 }
+
+const COMMITS: [Column; 5] = [
+    ("round", "round", 0),
+    ("background work", "background", 0),
+    ("tps", "tps", 0),
+    ("p50 ms", "p50_ms", 2),
+    ("p99 ms", "p99_ms", 2),
+];
+const SPACE: [Column; 9] = [
+    ("node", "node", 0),
+    ("log written", "log_per_part_byte", 2),
+    ("flushed", "flushed_per_part_byte", 2),
+    ("merged", "merged_per_part_byte", 2),
+    ("write amplification", "write_amplification", 2),
+    ("files of live pages, most", "files_per_live_max", 2),
+    ("of the bound, most", "of_bound_max", 2),
+    ("log bytes, most", "log_bytes_max", 0),
+    ("parts of a cold read, most", "cold_parts_max", 0),
+];
 
 /// What was seen of one node while it was under load.
 #[derive(Clone, Copy, Default)]
@@ -69,7 +81,8 @@ struct Peak {
 pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let retain = format!("{}MB", arguments.log_retain);
     let (retain, hold) = (("SIXFOLD_LOG_RETAIN", &*retain), ("SIXFOLD_HOLD_BACKGROUND", "true"));
-    let binary = arguments.sixfold.as_deref();
+    let common = &arguments.load.common;
+    let binary = common.files.sixfold();
     let working = Sixfold::with(binary, &[retain])?;
     let holding = Sixfold::with(binary, &[retain, hold])?;
     for cluster in [&working, &holding] {
@@ -78,12 +91,11 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let nodes = Nodes::of(&working)?;
     let mut peaks = Vec::new();
     let before = nodes.sample()?;
-    for round in 1..=arguments.rounds {
+    for round in 1..=common.rounds {
         let result = watched(arguments, &working, &nodes, &mut peaks)?;
         report.add(labelled(result, round, "on"))?;
         wait_until_quiet(&nodes)?;
-        let (load, clients, seconds) = (&arguments.workload, arguments.clients, arguments.seconds);
-        let result = load::run_one(&holding, load, clients, seconds)?;
+        let result = load_of(arguments, &holding)?;
         report.add(labelled(result, round, "off"))?;
     }
     let held: u64 = Nodes::of(&holding)?.sample()?.iter().map(|node| node.merged).sum();
@@ -96,7 +108,13 @@ pub fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         let peak = peaks.get(at).copied().unwrap_or_default();
         report.add(written(at, before, after, peak)?)?;
     }
-    Ok(())
+    let (commits, space) = (report.rows("commits", &COMMITS), report.rows("space", &SPACE));
+    report.write_text(&common.files.table("space"), &format!("{commits}\n{space}"))
+}
+
+fn load_of(arguments: &Arguments, cluster: &Sixfold) -> Result<Value> {
+    let load = &arguments.load;
+    load::run_one(cluster, &arguments.workload, load.clients, load.common.seconds)
 }
 
 fn labelled(mut result: Value, round: u32, background: &str) -> Value {
@@ -122,8 +140,7 @@ fn watched(
             }
             anyhow::Ok(())
         });
-        let (load, clients, seconds) = (&arguments.workload, arguments.clients, arguments.seconds);
-        let result = load::run_one(cluster, load, clients, seconds);
+        let result = load_of(arguments, cluster);
         done.store(true, Ordering::Relaxed);
         watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
         result
