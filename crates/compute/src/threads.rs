@@ -115,11 +115,9 @@ impl Threads {
             Arc::clone(&shared),
             host.metrics.clone(),
         );
-        let next = shared.router().xids.next();
-        log.writer().set_watermark(next);
         let reattached = first.is_none();
         if let Some(record) = first {
-            log.writer().submit(record, next);
+            log.writer().submit(record, shared.router().xids.next());
         }
         host.metrics.epoch.set(attachment.epoch.0.cast_signed());
         let waker = log.links().waker();

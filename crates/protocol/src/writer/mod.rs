@@ -208,13 +208,13 @@ impl<R: Rules> Writer<R> {
         self.ledger.last()
     }
 
-    /// Takes the next record of the log, and the engine's watermark with it in force (rule R6): a batch
-    /// may be closed at any record, and carries what covers all that it holds.
+    /// Takes the next record of the log, and the engine's watermark with it in force (rule R6), which never
+    /// falls: a batch may be closed at any record, and carries what covers all that it holds.
     ///
     /// # Panics
     /// When it does not follow the one before in the volume's chain, or names an unknown group.
     pub fn submit(&mut self, record: Record, watermark: u64) {
-        self.set_watermark(watermark);
+        self.stamp.watermark = self.stamp.watermark.max(watermark);
         let Record { span, prev, parts } = record;
         let last = self.ledger.last();
         assert_eq!(prev, last.start, "record {span} is not linked to {last}");
@@ -228,11 +228,6 @@ impl<R: Rules> Writer<R> {
             let lane = self.lanes.get_mut(&group).expect("the ledger knows the group");
             lane.push(part, &self.stamp);
         }
-    }
-
-    /// Sets the engine's watermark (rule R6); it never falls.
-    pub fn set_watermark(&mut self, watermark: u64) {
-        self.stamp.watermark = self.stamp.watermark.max(watermark);
     }
 
     /// Sets the lowest read point that any instance may still use; it never falls.
