@@ -54,6 +54,7 @@ struct Moment {
 /// # Errors
 /// When it cannot be done: no writer, not on its host, too few nodes, a newer writer meanwhile.
 pub fn run(control: &Client, volume: &str, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Report> {
+    tell("looking for the writer");
     let (info, writer) = find(control, volume)?;
     let files = Files::new(Path::new(&writer.data_dir))?;
     let mut server = connect(&writer)?;
@@ -65,6 +66,7 @@ pub fn run(control: &Client, volume: &str, tell: &mut dyn FnMut(&str)) -> anyhow
         tell("checkpoint");
         let moment = checkpoint(&mut server)?;
         storage.move_to(moment.flushed)?;
+        tell("reading the catalog");
         let again: BTreeSet<Key> = rounds.suspects.keys().copied().collect();
         let mut look = Look {
             files: &files,
@@ -258,12 +260,12 @@ fn flushed(server: &mut postgres::Client) -> anyhow::Result<Lsn> {
     Ok(row.try_get::<_, String>(0)?.parse()?)
 }
 
-/// Puts a look's progress into words, once a second.
+/// Puts a look's progress into words: at once, then every second.
 fn teller<'a>(round: u32, tell: &'a mut dyn FnMut(&str)) -> impl FnMut(&Progress) + use<'a> {
-    let mut told = Instant::now();
+    let mut told: Option<Instant> = None;
     move |progress: &Progress| {
-        if told.elapsed() >= Duration::from_secs(1) {
-            told = Instant::now();
+        if told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+            told = Some(Instant::now());
             let Progress { blocks, blocks_total, differing } = progress;
             let again = if round > 0 { format!("look {}, ", round + 1) } else { String::new() };
             tell(&format!("{again}{blocks} of {blocks_total} blocks, {differing} differ so far"));
