@@ -91,27 +91,13 @@ fn tell(beat: &Beat, control: &Client, mut what: InstanceHeartbeat) {
 }
 
 fn first(host: &Host<'_>, volume: &VolumeInfo) -> InstanceHeartbeat {
+    let name = host.config.name.to_string();
     InstanceHeartbeat {
-        name: host.config.name.to_string(),
-        role: InstanceRole::Writer,
         az: host.config.az,
-        volume: volume.id,
-        epoch: 0,
-        timeline: 0,
-        state: "opening".to_owned(),
         endpoint: format!("{}:{}", host.config.listen, host.config.port),
         http: Some(host.http.clone()),
-        pid: None,
         daemon_pid: std::process::id(),
         data_dir: host.server.pgdata().to_string_lossy().into_owned(),
-        vcl: None,
-        vdl: None,
-        low_water_mark: None,
-        replay_lsn: None,
-        lag_ms: None,
-        shipped_bytes_per_copy: None,
-        live_bytes: None,
-        filled: Vec::new(),
-        seen: Vec::new(),
+        ..InstanceHeartbeat::first(name, InstanceRole::Writer, volume.id)
     }
 }

@@ -111,29 +111,8 @@ mod tests {
 
     fn beat(heard_ms_ago: u64, suspect_ms: Option<u64>) -> InstanceHeartbeat {
         let seen = NodeSeen { node: name(), heard_ms_ago: Some(heard_ms_ago), suspect_ms };
-        InstanceHeartbeat {
-            name: "writer".to_owned(),
-            role: InstanceRole::Writer,
-            az: None,
-            volume: VOLUME,
-            epoch: 1,
-            timeline: 1,
-            state: "ready".to_owned(),
-            endpoint: String::new(),
-            http: None,
-            pid: None,
-            daemon_pid: 1,
-            data_dir: String::new(),
-            vcl: None,
-            vdl: None,
-            low_water_mark: None,
-            replay_lsn: None,
-            lag_ms: None,
-            shipped_bytes_per_copy: None,
-            live_bytes: None,
-            filled: Vec::new(),
-            seen: vec![seen],
-        }
+        let first = InstanceHeartbeat::first("writer".to_owned(), InstanceRole::Writer, VOLUME);
+        InstanceHeartbeat { epoch: 1, seen: vec![seen], ..first }
     }
 
     fn after(began: Instant, seconds: u64) -> Instant {

@@ -128,27 +128,16 @@ fn open(client: &Client, volume: &VolumeInfo) -> VolumeInfo {
 /// What the volume's writer tells.
 fn beat(volume: &VolumeInfo, state: &str) -> InstanceHeartbeat {
     InstanceHeartbeat {
-        name: "writer".to_owned(),
-        role: InstanceRole::Writer,
-        az: None,
-        volume: volume.id,
         epoch: volume.epoch,
         timeline: 2,
         state: state.to_owned(),
         endpoint: "127.0.0.1:5432".to_owned(),
-        http: None,
         pid: Some(7),
         daemon_pid: 6,
         data_dir: "/d".to_owned(),
-        vcl: None,
         vdl: Some("0/16B3748".parse().expect("valid")),
-        low_water_mark: None,
-        replay_lsn: None,
-        lag_ms: None,
-        shipped_bytes_per_copy: None,
-        filled: Vec::new(),
-        seen: Vec::new(),
         live_bytes: Some(5 << 20),
+        ..InstanceHeartbeat::first("writer".to_owned(), InstanceRole::Writer, volume.id)
     }
 }
 

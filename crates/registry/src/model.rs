@@ -448,6 +448,36 @@ pub struct InstanceHeartbeat {
     pub seen: Vec<NodeSeen>,
 }
 
+impl InstanceHeartbeat {
+    /// What an instance says that has nothing to tell yet.
+    #[must_use]
+    pub fn first(name: String, role: InstanceRole, volume: VolumeId) -> InstanceHeartbeat {
+        InstanceHeartbeat {
+            name,
+            role,
+            az: None,
+            volume,
+            epoch: 0,
+            timeline: 0,
+            state: "opening".to_owned(),
+            endpoint: String::new(),
+            http: None,
+            pid: None,
+            daemon_pid: 0,
+            data_dir: String::new(),
+            vcl: None,
+            vdl: None,
+            low_water_mark: None,
+            replay_lsn: None,
+            lag_ms: None,
+            shipped_bytes_per_copy: None,
+            live_bytes: None,
+            filled: Vec::new(),
+            seen: Vec::new(),
+        }
+    }
+}
+
 /// Answer to an [`InstanceHeartbeat`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatAnswer {
