@@ -221,6 +221,7 @@ fn registration(segments: usize) -> NodeRegistration {
         pid: 4_000_000,
         log_life: Some(1),
         holds: Some((0..segments).map(held).collect()),
+        disk_full: false,
         news: Some(u64::MAX),
     }
 }

@@ -1,10 +1,10 @@
-//! How writers find the nodes, by the answers to what they send there. In memory only, instants come in:
-//! what was not said in this life of the process is not known.
+//! How writers find the nodes, by the answers to what they send there, and which nodes find their disks full.
+//! In memory only, instants come in: what was not said in this life of the process is not known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use registry::InstanceHeartbeat;
+use registry::{InstanceHeartbeat, NodeRegistration};
 use types::{NodeId, VolumeId};
 
 use crate::replace::Found;
@@ -38,11 +38,28 @@ pub(crate) struct Findings {
     patience: Duration,
     said: BTreeMap<(VolumeId, NodeId), Said>,
     last_slow: BTreeMap<NodeId, Instant>,
+    /// Those that said last that their disks are full.
+    full: BTreeSet<NodeId>,
 }
 
 impl Findings {
     pub(crate) fn new(patience: Duration, now: Instant) -> Findings {
-        Findings { began: now, patience, said: BTreeMap::new(), last_slow: BTreeMap::new() }
+        let (said, last_slow, full) = Default::default();
+        Findings { began: now, patience, said, last_slow, full }
+    }
+
+    /// Takes what a node says of its own disk.
+    pub(crate) fn note_room(&mut self, node: &NodeRegistration) {
+        if !node.disk_full {
+            self.full.remove(&node.name);
+        } else if self.full.insert(node.name) {
+            tracing::warn!(node = %node.name, "its disk is full: it acknowledges nothing");
+        }
+    }
+
+    /// Whether a node's disk is full.
+    pub(crate) fn is_full(&self, node: NodeId) -> bool {
+        self.full.contains(&node)
     }
 
     /// Takes what a volume's current writer says; what the last one said is forgotten.

@@ -141,6 +141,7 @@ impl Inner {
             suspect_ms: self.findings.suspect(node.name, Instant::now()).map(milliseconds),
             segments: of(present),
             filling: of(joining),
+            disk_full: self.findings.is_full(node.name),
         }
     }
 
@@ -278,6 +279,7 @@ impl Service {
         }
         inner.commit(changes)?;
         inner.heard.insert(node.name, Instant::now());
+        inner.findings.note_room(node);
         if changed {
             self.measure(&inner);
         }

@@ -88,6 +88,7 @@ impl FakeNode {
             pid: 1,
             log_life: None,
             holds: None,
+            disk_full: false,
             news: None,
         }
     }
@@ -241,6 +242,14 @@ fn nodes_and_writers_are_told_only_what_is_new() {
     let on = NodeRegistration { log_life: Some(9), ..nodes[1].registration() };
     client.register_node(&on).expect("its log goes on");
     assert_eq!(told(&client, Some(first.news)).segments, None);
+    // A full disk is told to who asks, and no news.
+    let full =
+        || client.topology().expect("told").nodes.iter().filter(|node| node.disk_full).count();
+    for (disk_full, nodes_full) in [(true, 1), (false, 0)] {
+        let registration = NodeRegistration { disk_full, ..nodes[2].registration() };
+        client.register_node(&registration).expect("registered");
+        assert_eq!((full(), told(&client, None).news), (nodes_full, first.news));
+    }
     // Another node's address is news to all who have to do with it.
     let moved = NodeRegistration { address: "elsewhere:1".to_owned(), ..nodes[1].registration() };
     client.register_node(&moved).expect("registered");

@@ -51,7 +51,8 @@ pub(crate) fn run(
         }
         let holds = Some(shared.holds());
         let log_life = if taken { Some(shared.store.life()) } else { registration.log_life };
-        let now = NodeRegistration { holds, news, log_life, ..registration.clone() };
+        let disk_full = shared.metrics.disk_full.get() > 0;
+        let now = NodeRegistration { holds, news, log_life, disk_full, ..registration.clone() };
         match client.register_node(&now) {
             Ok(registered) => {
                 taken = true;

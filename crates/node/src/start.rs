@@ -63,6 +63,7 @@ pub(crate) fn start(
         pid: std::process::id(),
         log_life: life_found(disk.as_ref(), &config.data_dir, found.as_ref())?,
         holds: None,
+        disk_full: false,
         news: None,
     };
     let registered = introduce(client, &registration, stopping)?;

@@ -33,6 +33,9 @@ pub struct NodeRegistration {
     /// What it keeps of which segment; none before its store is open.
     #[serde(default)]
     pub holds: Option<Vec<SegmentUse>>,
+    /// Whether its log waits for room on the disk: it acknowledges nothing.
+    #[serde(default)]
+    pub disk_full: bool,
     /// The number of the news that it has: they are not told twice.
     #[serde(default)]
     pub news: Option<u64>,
@@ -170,6 +173,9 @@ pub struct NodeInfo {
     /// For how many milliseconds some writer has found it suspect.
     #[serde(default)]
     pub suspect_ms: Option<u64>,
+    /// Whether it said last that its disk is full.
+    #[serde(default)]
+    pub disk_full: bool,
 }
 
 /// Wish for a node's duty.

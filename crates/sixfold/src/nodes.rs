@@ -32,7 +32,8 @@ struct Node {
     name: String,
     az: String,
     address: String,
-    /// `up`, `suspect` (it is heard, but a writer finds it far slower than the others) or `silent`.
+    /// `up`, `full` (it is heard, and acknowledges nothing until its disk has room), `suspect` (it is heard,
+    /// but a writer finds it far slower than the others) or `silent`.
     state: &'static str,
     /// `serving`, `draining` or `lost`.
     duty: Duty,
@@ -43,6 +44,8 @@ struct Node {
     seen_ms_ago: Option<u64>,
     /// For how long some writer has found it suspect.
     suspect_ms: Option<u64>,
+    /// Whether it said last that its disk is full.
+    disk_full: bool,
 }
 
 impl From<&NodeInfo> for Node {
@@ -52,16 +55,18 @@ impl From<&NodeInfo> for Node {
             name: info.name.to_string(),
             az: info.az.to_string(),
             address: info.address.clone(),
-            state: match (heard, info.suspect_ms) {
-                (false, _) => "silent",
-                (true, Some(_)) => "suspect",
-                (true, None) => "up",
+            state: match (heard, info.disk_full, info.suspect_ms) {
+                (false, ..) => "silent",
+                (true, true, _) => "full",
+                (true, false, Some(_)) => "suspect",
+                (true, false, None) => "up",
             },
             duty: info.duty,
             segments: info.segments,
             filling: info.filling,
             seen_ms_ago: info.seen_ms_ago,
             suspect_ms: info.suspect_ms,
+            disk_full: info.disk_full,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use link::{Client as Link, Party};
-use registry::{Client, ControlStatus, InstanceInfo, VolumeInfo};
+use registry::{Client, ControlStatus, InstanceInfo, NodeInfo, VolumeInfo};
 use types::{ClusterId, Lsn, NodeId, SegmentId, VolumeId};
 use wire::{Message, SegmentReport, Speaker};
 
@@ -42,7 +42,7 @@ pub(crate) fn deployment(address: &str, volume: &str) -> anyhow::Result<Report> 
         pid: Some(node.pid),
         address: node.address.clone(),
         state: match heard(node.seen_ms_ago) {
-            state if state == "running" && node.suspect_ms.is_some() => "suspect".to_owned(),
+            state if state == "running" => ailment(node).unwrap_or("running").to_owned(),
             state => state,
         },
     }));
@@ -56,6 +56,15 @@ pub(crate) fn deployment(address: &str, volume: &str) -> anyhow::Result<Report> 
     }));
     let instances = status.instances.iter().map(instance_line).collect();
     Ok(assemble(Some(&status), &answers, volume, processes, instances))
+}
+
+/// What is wrong with a node that runs.
+fn ailment(node: &NodeInfo) -> Option<&'static str> {
+    match (node.disk_full, node.suspect_ms) {
+        (true, _) => Some("full"),
+        (false, Some(_)) => Some("suspect"),
+        (false, None) => None,
+    }
 }
 
 fn heard(seen_ms_ago: Option<u64>) -> String {
@@ -79,9 +88,9 @@ pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Repor
     let addresses = running.map(|name| (name.to_owned(), saved.address(name).to_owned()));
     let answers =
         cluster.map(|cluster| ask_nodes(cluster, addresses.collect())).unwrap_or_default();
-    let suspect = |name: &str| {
+    let ailment = |name: &str| {
         let mut nodes = status.iter().flat_map(|status| &status.nodes);
-        nodes.any(|node| node.name.as_str() == name && node.suspect_ms.is_some())
+        nodes.find(|node| node.name.as_str() == name).and_then(ailment)
     };
     let processes = member::all(saved).map(|member| {
         let process = member.process(layout);
@@ -94,8 +103,7 @@ pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Repor
             state: match process {
                 None => "down",
                 Some(process) if process.is_stopped() => "stopped",
-                Some(_) if suspect(member.name) => "suspect",
-                Some(_) => "running",
+                Some(_) => ailment(member.name).unwrap_or("running"),
             }
             .to_owned(),
         }

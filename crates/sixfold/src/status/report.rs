@@ -25,8 +25,8 @@ pub(crate) struct Volume {
     pub state: String,
 }
 
-/// One process: `running`, `suspect` (a node that a writer finds far slower than the others), `stopped` (it
-/// stands still) or `down`.
+/// One process: `running`, `full` (a node whose disk has no room), `suspect` (a node that a writer finds far
+/// slower than the others), `stopped` (it stands still) or `down`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct ProcessLine {
     pub role: String,
