@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use compute::cache::{CacheStats, FetchError, PageSource as _, Route, StorageReader, VolumeView};
 use link::Party;
-use pgwal::keys::{Fork, Rel};
-use types::{ClusterId, GroupId, Incarnation, Lsn, NodeId, VolumeId};
+use pgwal::keys::{Fork, Key, Rel};
+use types::{ClusterId, GroupId, Incarnation, Lsn, NodeId, PageKey, VolumeId};
 use wire::{Decoder, Frame, Message, PageAnswer, Refusal, Speaker, Welcome, frame};
 
 const REL: Rel = Rel { tablespace: 1663, database: 5, relation: 16384 };
@@ -23,6 +22,8 @@ enum Manner {
     Hangs,
     /// Takes connections, and does not even greet.
     Stands,
+    /// Has this block damaged.
+    Rotten(u32),
 }
 
 /// A node that answers every page with its own number, in its manner.
@@ -80,7 +81,7 @@ fn node(number: u8, manner: Manner) -> Node {
 
 fn answer(number: u8, manner: Manner, message: &Message) -> Option<Message> {
     match manner {
-        Manner::Prompt => {}
+        Manner::Prompt | Manner::Rotten(_) => {}
         Manner::Dawdles(milliseconds) => std::thread::sleep(Duration::from_millis(milliseconds)),
         Manner::Hangs | Manner::Stands => return None,
         Manner::Refuses => {
@@ -90,8 +91,12 @@ fn answer(number: u8, manner: Manner, message: &Message) -> Option<Message> {
     Some(match message {
         Message::ReadPages { keys, read_point, .. } => {
             assert_eq!(*read_point, Lsn(77));
-            let page = || PageAnswer::Page { version: Lsn(5), bytes: Bytes::from(vec![number; 8]) };
-            Message::Pages(keys.iter().map(|_| page()).collect())
+            let rotten = |key: &PageKey| matches!(manner, Manner::Rotten(block) if Key::Block(REL, Fork::Main, block).encode() == *key);
+            let page = |key: &PageKey| match rotten(key) {
+                true => PageAnswer::Failed(Refusal::Damaged("a block".to_owned())),
+                false => PageAnswer::Page { version: Lsn(5), bytes: vec![number; 8].into() },
+            };
+            Message::Pages(keys.iter().map(page).collect())
         }
         Message::ReadVersions { keys, .. } => {
             Message::Versions(keys.iter().map(|_| Some(Lsn(u64::from(number)))).collect())
@@ -209,6 +214,18 @@ fn a_suspect_node_is_asked_only_when_the_others_cannot_answer() {
     }
     assert_eq!(suspect.asked.load(SeqCst), 0);
     assert_eq!(read(&reader, &[1001]), [Some(1)]);
+}
+
+#[test]
+fn members_that_each_have_another_block_damaged_answer_together() {
+    let (one, two) = (node(1, Manner::Rotten(3)), node(2, Manner::Rotten(5)));
+    let (reader, _) = reader(&[&[&one, &two]]);
+    let found = read(&reader, &[3, 4, 5]);
+    assert!(matches!(found[..], [Some(2), Some(1 | 2), Some(1)]), "{found:?}");
+    let both = [node(1, Manner::Rotten(4)), node(2, Manner::Rotten(4))];
+    let (reader, _) = self::reader(&[&[&both[0], &both[1]]]);
+    let error = reader.pages(REL, Fork::Main, &[3, 4, 5]).expect_err("nobody has it whole");
+    assert!(error.to_string().contains("block 4 of"), "{error}");
 }
 
 #[test]
