@@ -314,6 +314,18 @@ impl Cluster {
             .with_context(|| format!("no writer in {status}"))
     }
 
+    /// The process that has this name.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        let status = self.status()?;
+        let processes = status["processes"].as_array().context("processes")?;
+        let process = processes.iter().find(|process| process["name"] == name);
+        let pid = process.and_then(|process| process["pid"].as_u64());
+        Ok(u32::try_from(pid.with_context(|| format!("{name} does not run"))?)?)
+    }
+
     /// The control plane's address.
     ///
     /// # Errors

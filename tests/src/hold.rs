@@ -71,7 +71,8 @@ fn wait(time: Duration, until: &AtomicBool) {
     }
 }
 
-fn find(pid: u32, name: &str) -> Result<libc::pid_t> {
+/// The number of a process' thread of this name.
+pub(crate) fn find(pid: u32, name: &str) -> Result<libc::pid_t> {
     for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = entry?.path();
         if std::fs::read_to_string(path.join("comm"))?.trim_end() == name {
@@ -82,28 +83,35 @@ fn find(pid: u32, name: &str) -> Result<libc::pid_t> {
     Err(anyhow!("process {pid} has no thread {name}"))
 }
 
-fn stop(thread: libc::pid_t) -> io::Result<()> {
-    request(libc::PTRACE_SEIZE, thread)?;
-    request(libc::PTRACE_INTERRUPT, thread)?;
+/// Begins to trace a thread, and stops it.
+pub(crate) fn stop(thread: libc::pid_t) -> io::Result<()> {
+    request(libc::PTRACE_SEIZE, thread, 0)?;
+    request(libc::PTRACE_INTERRUPT, thread, 0)?;
+    wait_for_stop(thread).map(drop)
+}
+
+/// What has become of a thread that is traced, once that is known.
+pub(crate) fn wait_for_stop(thread: libc::pid_t) -> io::Result<libc::c_int> {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one integer, which is ours.
     if unsafe { libc::waitpid(thread, &raw mut status, libc::__WALL) } == thread {
-        Ok(())
+        Ok(status)
     } else {
         Err(io::Error::last_os_error())
     }
 }
 
 fn detach(thread: libc::pid_t) {
-    if let Err(error) = request(libc::PTRACE_DETACH, thread) {
+    if let Err(error) = request(libc::PTRACE_DETACH, thread, 0) {
         eprintln!("a thread that was held has ended: {error}");
     }
 }
 
-fn request(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+/// One request of ptrace(2) with what it takes: a number, or the address of registers.
+pub(crate) fn request(request: libc::c_uint, thread: libc::pid_t, with: usize) -> io::Result<()> {
     let nothing = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: these requests of ptrace(2) read and write no memory of either process.
-    match unsafe { libc::ptrace(request, thread, nothing, nothing) } {
+    // SAFETY: the requests made here write no memory of ours but the registers that they are given.
+    match unsafe { libc::ptrace(request, thread, nothing, with) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

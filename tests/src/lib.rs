@@ -2,11 +2,12 @@
 //! through the commands an operator has, and clients that remember what they were promised.
 //!
 //! Reading order: [`cluster`], [`instance`], [`ledger`], [`moments`], [`metrics`], [`resident`], [`tools`], [`node_disk`],
-//! [`small_disk`], [`hold`], [`network`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are
+//! [`small_disk`], [`hold`], [`failing`], [`network`], [`stock`]; for the hard cases [`shared`], [`hard`], [`aged`]; [`suites`] are
 //! PostgreSQL's own tests.
 
 pub mod aged;
 pub mod cluster;
+pub mod failing;
 pub mod hard;
 pub mod hold;
 pub mod instance;

@@ -1,9 +1,9 @@
-//! The network between a cluster's processes, which can be cut: every storage node and the control plane is
+//! The network between a cluster's processes, which can be cut, or change what it carries: every storage node and the control plane is
 //! reached through a relay, and a relay knows by the system's tables which process calls. What a cut node
 //! sends and is sent is thrown away without a word, in both directions, by whichever side it connected;
-//! connections that lost something so are closed when it is joined again.
+//! connections that lost something so are closed when it is joined again. Of what it changes it flips one bit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ struct State {
     /// The cluster's directory, once there is one.
     cluster: OnceLock<PathBuf>,
     cut: Mutex<BTreeSet<String>>,
+    /// How many of the next pieces to and from whom are to be changed.
+    spoil: Mutex<BTreeMap<String, u32>>,
     calls: Mutex<Vec<Weak<Call>>>,
 }
 
@@ -42,6 +44,8 @@ struct Call {
     ends: Vec<TcpStream>,
     /// Something was thrown away: what comes later would not be understood.
     torn: AtomicBool,
+    /// Something was changed on the way.
+    spoilt: AtomicBool,
 }
 
 impl Network {
@@ -84,16 +88,36 @@ impl Network {
     /// Joins it again.
     pub fn join(&self, name: &str) {
         self.state.cut().remove(name);
-        let calls = self.state.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        for call in calls.iter().filter_map(Weak::upgrade) {
+        for call in self.state.calls().iter().filter_map(Weak::upgrade) {
             if call.torn.load(Ordering::SeqCst) {
                 call.close();
             }
         }
     }
+
+    /// Flips a bit in so many of the next pieces that go over connections to a node, in both directions.
+    pub fn spoil(&self, name: &str, pieces: u32) {
+        self.state.spoil().insert(name.to_owned(), pieces);
+    }
+
+    /// Whether all that was to be spoilt is, and nobody uses a connection on which something was.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let spoilt = |call: Arc<Call>| call.spoilt.load(Ordering::SeqCst);
+        let left = self.state.spoil().values().sum::<u32>();
+        left == 0 && !self.state.calls().iter().filter_map(Weak::upgrade).any(spoilt)
+    }
 }
 
 impl State {
+    fn calls(&self) -> MutexGuard<'_, Vec<Weak<Call>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spoil(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.spoil.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn cut(&self) -> MutexGuard<'_, BTreeSet<String>> {
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,7 +125,8 @@ impl State {
     fn relay(self: &Arc<State>, caller: TcpStream, to: &'static str) -> Result<()> {
         let dir = self.cluster.get().context("there is no cluster yet")?;
         let from = caller_name(dir, &caller);
-        let mut call = Call { from, to, ends: vec![caller], torn: AtomicBool::new(false) };
+        let (torn, spoilt) = Default::default();
+        let mut call = Call { from, to, ends: vec![caller], torn, spoilt };
         if self.is_cut(&call) {
             call.torn.store(true, Ordering::SeqCst);
         } else {
@@ -116,7 +141,7 @@ impl State {
         }
         let call = Arc::new(call);
         {
-            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut calls = self.calls();
             calls.retain(|call| call.strong_count() > 0);
             calls.push(Arc::downgrade(&call));
         }
@@ -146,13 +171,25 @@ impl State {
                 (0, _, true) if self.is_cut(call) => return,
                 (_, _, true) if self.is_cut(call) => {}
                 (1.., Some(mut to), false) => {
-                    let bytes = buffer.get(..read).unwrap_or_default();
+                    let bytes = buffer.get_mut(..read).unwrap_or_default();
+                    self.perhaps_spoil(call, bytes);
                     if to.write_all(bytes).is_err() {
                         return call.close();
                     }
                 }
                 _ => return call.close(),
             }
+        }
+    }
+
+    fn perhaps_spoil(&self, call: &Call, bytes: &mut [u8]) {
+        let mut spoil = self.spoil();
+        let left = spoil.get_mut(call.to).filter(|left| **left > 0);
+        let middle = bytes.len() / 2;
+        if let (Some(left), Some(byte)) = (left, bytes.get_mut(middle)) {
+            *left -= 1;
+            *byte ^= 0x10;
+            call.spoilt.store(true, Ordering::SeqCst);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::cluster::PATIENCE;
+use tests::failing::{Failing, fail_once};
 use tests::metrics::metric;
 use tests::node_disk::{STRUCTURES, Spoilt, Structure, flip};
 use tests::tools::{amcheck, pgbench, pgbench_fingerprint};
@@ -364,4 +365,27 @@ fn full(cluster: &Cluster) -> Vec<String> {
     let nodes = listed["nodes"].as_array().cloned().unwrap_or_default();
     let full = nodes.iter().filter(|node| node["state"] == "full" && node["disk_full"] == true);
     full.filter_map(|node| Some(node["name"].as_str()?.to_owned())).collect()
+}
+
+#[test]
+fn a_write_or_a_sync_that_fails_once_ends_the_node_with_the_reason_and_costs_no_client_an_error()
+-> Result<()> {
+    let cluster = cluster(NEVER)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(50, PATIENCE)?;
+    for (node, thread, failing) in
+        [("b1", "log", Failing::DurableWrite), ("c2", "background", Failing::Sync)]
+    {
+        if !fail_once(cluster.pid(node)?, thread, failing)? {
+            return Ok(());
+        }
+        // Its next write would succeed; it is not believed.
+        cluster.wait_until("it has ended", |status| is_down(status, node))?;
+        let said = log_of(&cluster, node)?;
+        ensure!(said.contains("os error 5"), "{node} does not say why it ended: {said}");
+        ledger.wait_for_progress(50, PATIENCE)?;
+        cluster.start(node)?;
+        cluster.wait_until("all members are healthy", healthy)?;
+    }
+    check(&cluster, ledger)
 }

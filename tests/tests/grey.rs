@@ -1,6 +1,7 @@
 //! Grey failure: nodes that are not gone, but slow, or of use on one path only. A thread of a node is held
 //! still: the log's acknowledges batches, the registrar's tells the control plane that the node lives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,12 +24,8 @@ fn cluster(arguments: &[&str]) -> Result<(Cluster, Ledger)> {
 }
 
 fn hold(cluster: &Cluster, node: &str, thread: &str, going: u64) -> Result<Option<Held>> {
-    let status = cluster.status()?;
-    let processes = status["processes"].as_array().context("processes are listed")?;
-    let pid = processes.iter().find(|process| process["name"] == node).map(|of| of["pid"].as_u64());
-    let pid = u32::try_from(pid.flatten().with_context(|| format!("{node} runs"))?)?;
     let still = if going == 0 { FOR_GOOD } else { Duration::from_secs(2) };
-    Held::thread(pid, thread, still, Duration::from_millis(going))
+    Held::thread(cluster.pid(node)?, thread, still, Duration::from_millis(going))
 }
 
 fn node(cluster: &Cluster, name: &str) -> Result<Value> {
@@ -132,14 +129,35 @@ fn a_node_that_takes_nothing_costs_the_writer_a_bounded_queue_and_is_given_the_r
     finish(&cluster, ledger)
 }
 
-#[test]
-fn a_node_cut_off_from_all_others_costs_no_client_an_error_and_catches_up() -> Result<()> {
+/// A cluster whose network does what it is told, and clients at work.
+fn with_network() -> Result<(Cluster, Ledger, Arc<Network>)> {
     let network = Network::new()?;
-    let options = Options { network: Some(network.clone()), ..Options::with(&[]) };
+    let options = Options { network: Some(Arc::clone(&network)), ..Options::default() };
     let cluster = Cluster::up(options)?;
     Ledger::create(&mut cluster.connect()?)?;
     let ledger = Ledger::start(cluster.port(), 0, 4);
     ledger.wait_for_progress(200, PATIENCE)?;
+    Ok((cluster, ledger, network))
+}
+
+#[test]
+fn what_was_changed_on_its_way_ends_a_connection_and_costs_no_client_an_error() -> Result<()> {
+    let (cluster, ledger, network) = with_network()?;
+    for name in ["b2", "a1"] {
+        let pid = cluster.pid(name)?;
+        network.spoil(name, 12);
+        let sound = |_: &Value| network.is_sound();
+        cluster.wait_until("every connection that it was noticed on is closed", sound)?;
+        ledger.wait_for_progress(100, PATIENCE)?;
+        ensure!(cluster.pid(name)? == pid, "{name} has ended\n{}", cluster.logs());
+        cluster.wait_until("all are level", |status| members(status) == (SIX.to_owned(), true))?;
+    }
+    finish(&cluster, ledger)
+}
+
+#[test]
+fn a_node_cut_off_from_all_others_costs_no_client_an_error_and_catches_up() -> Result<()> {
+    let (cluster, ledger, network) = with_network()?;
     for name in ["c1", "a1"] {
         network.cut(name);
         wait_for(&cluster, name, "it is suspect, and not heard", |node| {

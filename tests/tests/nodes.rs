@@ -1,8 +1,8 @@
 //! Storage nodes lost and found: four write, three wait, peers fill each other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tests::cluster::PATIENCE;
 use tests::tools::{amcheck, pgbench};
@@ -107,5 +107,46 @@ fn every_node_killed_in_turn_under_load_costs_no_client_an_error() -> Result<()>
     let promises = ledger.stop();
     promises.verify(&mut cluster.connect()?)?;
     cluster.wait_until("all six members are level", all_level)?;
+    cluster.verify_volume().map(drop)
+}
+
+/// Waits until the writer says that it cannot open, for want of exactly these nodes.
+fn wait_for_refusal(cluster: &Cluster, missing: &str) -> Result<()> {
+    let path = cluster.data_dir().join("log/writer.log");
+    let (begun, said) = (Instant::now(), format!("not_connected=\"{missing}\""));
+    loop {
+        let log = std::fs::read_to_string(&path).context("the writer's log")?;
+        if log.lines().any(|line| line.contains("still opening") && line.contains(&said)) {
+            break;
+        }
+        ensure!(begun.elapsed() < PATIENCE, "nothing of {missing}\n{}", cluster.logs());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ensure!(cluster.connect().is_err(), "open without {missing}");
+    Ok(())
+}
+
+#[test]
+fn with_four_of_six_lost_a_volume_does_not_open_says_why_and_is_whole_when_two_return() -> Result<()>
+{
+    let cluster = Cluster::up(Options::default())?;
+    Ledger::create(&mut cluster.connect()?)?;
+    let ledger = Ledger::start(cluster.port(), 0, 4);
+    ledger.wait_for_progress(200, PATIENCE)?;
+    for name in ["a1", "b1", "c1", "c2", "writer"] {
+        cluster.kill(name, "KILL")?;
+    }
+    let promises = ledger.stop();
+    cluster.start("writer")?;
+    wait_for_refusal(&cluster, "a1 b1 c1 c2")?;
+    // Three know everything that was acknowledged; to fence whoever wrote it takes four.
+    cluster.start("b1")?;
+    wait_for_refusal(&cluster, "a1 c1 c2")?;
+    cluster.start("c1")?;
+    promises.verify(&mut cluster.connect_when_ready()?)?;
+    cluster.start("a1")?;
+    cluster.start("c2")?;
+    cluster.wait_until("all six members are level", all_level)?;
+    amcheck(&cluster)?;
     cluster.verify_volume().map(drop)
 }

@@ -184,17 +184,21 @@ fn a_wiped_node_is_rebuilt_and_serves_once_the_writer_speaks_to_it() {
 const STEP: u64 = 50;
 const LAST: u64 = 40 * STEP - 1;
 
-/// A cluster whose logs have been recycled, so that only files tell of the beginning.
-fn with_files() -> Cluster {
-    let options = segstore::Options {
+/// A store that has something to do in the background all the time.
+fn small() -> segstore::Options {
+    segstore::Options {
         log_file_bytes: 256 << 10,
         log_retain_bytes: 0,
         flush_bytes: 64 << 10,
         flush_total_bytes: 256 << 10,
         reserve_bytes: 0,
         ..Default::default()
-    };
-    let cluster = Cluster::start_with(options);
+    }
+}
+
+/// A cluster whose logs have been recycled, so that only files tell of the beginning.
+fn with_files() -> Cluster {
+    let cluster = Cluster::start_with(small());
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
     for name in all() {
         let mut client = cluster.connect(name);
@@ -329,9 +333,74 @@ fn rot_that_a_read_meets_is_mended_without_waiting_for_a_scrub() {
     assert_eq!(metric(&cluster, "a1", "node_scrubs_total"), 0);
 }
 
+#[test]
+fn a_wiped_node_takes_no_block_of_a_file_that_is_rotten_at_its_peer() {
+    let mut cluster = with_files();
+    for name in ["a1", "a2", "b1", "c2"] {
+        cluster.stop_node(name);
+        page_files(&cluster, name).iter().for_each(|path| flip(path, 0.5));
+        cluster.start_node(name);
+    }
+    cluster.stop_node("c1");
+    cluster.wipe("c1");
+    cluster.start_node("c1");
+    wait_for("it is full", || {
+        let answer = cluster.connect("c1").call(&announcement());
+        assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
+        cluster.report("c1").ok().filter(|report| report.full && report.scl == end(LAST))
+    });
+    for block in 0..4 {
+        let rebuilt = read(&cluster, "c1", block, end(LAST));
+        assert!(rebuilt.as_ref().is_ok_and(|page| page.len() > 400_000), "{rebuilt:?}");
+        assert_eq!(rebuilt, read(&cluster, "b2", block, end(LAST)));
+    }
+}
+
+#[test]
+fn rot_is_not_mended_by_a_member_that_slept_through_an_opening() {
+    let mut cluster = with_files();
+    cluster.scrub_interval(std::time::Duration::from_secs(1));
+    let (from, to) = (LAST + 1, LAST + 1 + 4 * STEP);
+    // c1 takes alone what the next epoch leaves out, and sleeps.
+    let others: Vec<_> = all().into_iter().filter(|name| *name != "c1").collect();
+    others.iter().for_each(|name| cluster.stop_node(name));
+    append(&cluster, "c1", &heavy_batch(1, from, to, record(LAST).meta.span, 1000));
+    cluster.stop_node("c1");
+    others.iter().for_each(|name| cluster.start_node(name));
+    let second = EpochStart { epoch: Epoch(2), begins: end(LAST), timeline: Timeline(2) };
+    let history = History::new([first_epoch().entries(), &[second]].concat()).expect("two epochs");
+    cluster.open(&others, &history, record(LAST).meta.span, end(LAST));
+    for name in &others {
+        append(&cluster, name, &heavy_batch(2, from, to, record(LAST).meta.span, 1001));
+        let durable = record(to - 1).meta.span;
+        cluster.connect(name).call(&Message::Append(batch(2, to, to, durable))).expect("told");
+    }
+    let pages = |cluster: &Cluster| {
+        let read = |block| read(cluster, "a1", block, end(to - 1));
+        (0..4).map(read).collect::<Vec<_>>()
+    };
+    let right = pages(&cluster);
+    assert!(right.iter().all(Result::is_ok), "{right:?}");
+    wait_for("it is in files", || {
+        (metric(&cluster, "a1", "node_flushed_bytes") > 100_000).then_some(())
+    });
+    others.iter().for_each(|name| cluster.stop_node(name));
+    page_files(&cluster, "a1").iter().for_each(|path| flip(path, 0.5));
+    cluster.start_node("c1");
+    cluster.start_node("a1");
+    wait_for("what is rotten was found, and looked for at c1", || {
+        for (found, right) in pages(&cluster).iter().zip(&right) {
+            assert!(found == right || matches!(found, Err(Refusal::Damaged(_))), "a void page");
+        }
+        (metric(&cluster, "a1", "node_mend_failures_total") > 0).then_some(())
+    });
+    cluster.start_node("b2");
+    wait_for("it is mended", || (pages(&cluster) == right).then_some(()));
+}
+
 /// A cluster with three records, whose node b1 has been rebuilt on a disk that can be told to fail.
-fn with_b1_in_memory() -> (Cluster, std::sync::Arc<env::MemDisk>) {
-    let mut cluster = Cluster::start();
+fn with_b1_in_memory(store: segstore::Options) -> (Cluster, std::sync::Arc<env::MemDisk>) {
+    let mut cluster = Cluster::start_with(store);
     cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
     for name in all() {
         append(&cluster, name, &batch(1, 0, 3, Span::ZERO));
@@ -346,7 +415,7 @@ fn with_b1_in_memory() -> (Cluster, std::sync::Arc<env::MemDisk>) {
 
 #[test]
 fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
-    let (mut cluster, disk) = with_b1_in_memory();
+    let (mut cluster, disk) = with_b1_in_memory(small());
     let mut client = cluster.connect("b1");
     disk.set_failing(Some(env::Operation::Write));
     let answer = client.call(&Message::Append(batch(1, 3, 5, Span::ZERO)));
@@ -359,8 +428,40 @@ fn a_node_whose_disk_fails_acknowledges_nothing_more_and_ends() {
 }
 
 #[test]
+fn a_node_whose_disk_fails_to_sync_ends_and_has_what_it_acknowledged() {
+    for failing in [env::Operation::Sync, env::Operation::SyncDir] {
+        let (mut cluster, disk) = with_b1_in_memory(small());
+        wait_for("it is full", || {
+            append(&cluster, "b1", &batch(1, 3, 3, Span::ZERO));
+            cluster.report("b1").ok().filter(|r| r.full)
+        });
+        let mut client = cluster.connect("b1");
+        disk.set_failing(Some(failing));
+        let mut acknowledged = end(2);
+        let last = (3..1000).find(|n| {
+            let batch = heavy_batch(1, *n, n + 1, record(n - 1).meta.span, 4000);
+            match client.call(&Message::Append(batch)) {
+                Ok(Message::Ack { scl, .. }) => acknowledged = scl,
+                Err(error) if error.refusal().is_none() => return true,
+                other => panic!("not {other:?}"),
+            }
+            false
+        });
+        assert!(last.is_some(), "{failing}: it works on");
+        let why = cluster.wait_for_end("b1");
+        assert!(why.contains("fail") || why.contains("stopped"), "{why}");
+        let left = disk.crash(env::Survive::Nothing);
+        left.set_failing(None);
+        cluster.start_node_on("b1", std::sync::Arc::new(left));
+        let report = cluster.report("b1").expect("restored");
+        assert!(report.scl >= acknowledged, "{failing}: {} of {acknowledged}", report.scl);
+    }
+}
+
+#[test]
 fn a_node_with_a_full_disk_acknowledges_nothing_serves_reads_and_goes_on_when_there_is_room() {
-    let (mut cluster, disk) = with_b1_in_memory();
+    let store = segstore::Options { log_file_bytes: 1 << 20, ..Default::default() };
+    let (mut cluster, disk) = with_b1_in_memory(store);
     let announcement = batch(1, 3, 3, Span::ZERO);
     wait_for("it is full", || {
         append(&cluster, "b1", &announcement);
