@@ -1,8 +1,8 @@
 //! Repair of a wiped node beside a plain copy of the same files, between the same processes and disks; and
 //! commits while one repair follows another beside commits in quiet.
 //!
-//! The plain copy asks the same nodes for the same files, as many at once as a repair does, and writes and
-//! syncs them on the wiped node's disk without a look at what is in them.
+//! The plain copy asks the same nodes for the same files, as many at once and with as little weight as a repair
+//! does, and writes and syncs them on the wiped node's disk without a look at what is in them.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -30,6 +30,8 @@ const PEERS: [&str; 5] = ["a1", "a2", "b1", "b2", "c1"];
 /// Segments that are copied at the same time, by a repair and by the plain copy.
 const AT_ONCE: usize = 4;
 const CHUNK: u64 = 1 << 20;
+/// The weight of a node's copying threads: where other processes want the cores, weights alone would decide.
+const NICE: libc::c_int = 10;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -168,6 +170,8 @@ fn plain_copy(cluster: &Sixfold) -> Result<(u64, f64)> {
     let begun = Instant::now();
     std::thread::scope(|scope| {
         let copy = || -> Result<()> {
+            // SAFETY: setpriority(2) of this thread touches no memory of ours.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
             loop {
                 let next = work.lock().expect("no panic").pop();
                 let Some((segment, peer)) = next else { return Ok(()) };

@@ -83,6 +83,14 @@ impl Client {
     /// over.
     pub fn call(&mut self, message: &Message) -> Result<Message, LinkError> {
         let request = self.send(message)?;
+        self.answer_to(request)
+    }
+
+    /// Waits for the answer to this request, sent with [`Client::send`]; answers to others are dropped.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn answer_to(&mut self, request: u64) -> Result<Message, LinkError> {
         loop {
             match self.receive()? {
                 (number, _) if number != request => {}

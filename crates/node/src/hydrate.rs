@@ -6,13 +6,14 @@
 //! A crash at any moment leaves the segment blank as before: the store puts the files in place in
 //! one step at the end, after it verified every block.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use link::Client;
+use segstore::Want;
 use types::{History, Lsn, MembershipEpoch, NodeId, SegmentId};
 use wire::{Message, SegmentReport};
 
@@ -26,6 +27,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const ORDERS_MAX: usize = 1024;
 /// Segments copied at the same time.
 pub(crate) const COPIES_MAX: usize = 4;
+/// Pieces of files that a copy has asked for and not taken yet: one is read and sent while another is checked
+/// and written. More would keep the peer's readers from others for longer.
+const ASKED_MAX: usize = 2;
 
 /// A segment to copy.
 pub(crate) struct Order {
@@ -138,13 +142,19 @@ fn copy(
         bail!("{address} follows a newer history; gossip brings it first");
     }
     let mut install = shared.store.begin_install(segment, &manifest).context("begin to install")?;
-    let mut copied = 0;
-    while let Some(want) = install.want() {
+    let (mut copied, mut asked) = (0, VecDeque::new());
+    loop {
         if shared.stopping() {
             bail!("the node is stopping");
         }
-        let (file, offset, length) = (want.file, want.offset, want.length);
-        let answer = peer.call(&Message::AskFile { segment, file, offset, length })?;
+        while asked.len() < ASKED_MAX
+            && let Some(Want { file, offset, length }) = install.want()
+        {
+            let request = peer.send(&Message::AskFile { segment, file, offset, length })?;
+            asked.push_back((request, file, offset));
+        }
+        let Some((request, file, offset)) = asked.pop_front() else { break };
+        let answer = peer.answer_to(request)?;
         let Message::Chunk(bytes) = answer else {
             bail!("{address} answered with message kind {} to AskFile", answer.kind());
         };

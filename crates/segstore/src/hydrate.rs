@@ -3,7 +3,7 @@
 //! Rule S9: nothing is put in place before every block of every file has passed its checks against
 //! the segment it is meant for; the source's word is not taken for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -56,34 +56,41 @@ pub struct Want {
     pub length: u32,
 }
 
-/// A segment being copied from a peer: ask for [`Install::want`], hand it to [`Install::supply`]
-/// until nothing is wanted, then [`Store::finish_install`].
+/// A segment being copied from a peer: ask for what [`Install::want`] says, several at a time if need be,
+/// hand the answers to [`Install::supply`] in the same order until nothing is wanted and all has come, then
+/// [`Store::finish_install`].
 pub struct Install {
     segment: Arc<Segment>,
     source: Manifest,
-    /// The source's files under their numbers here, in the source's order.
-    targets: Vec<(FileMeta, Arc<dyn File>)>,
-    current: usize,
+    /// The source's files under their numbers here, in the source's order: those still to come.
+    targets: VecDeque<(FileMeta, Arc<dyn File>)>,
+    /// Those that are here, every block of them checked; not durable yet.
+    files: Vec<(Arc<PageFile>, Arc<dyn File>)>,
+    /// File and offset of what is to be asked for next.
+    asked: (usize, u64),
+    /// Offset in the first file to come of what is supplied next.
     offset: u64,
 }
 
 impl Install {
-    /// What is needed next; `None` when all is here.
-    #[must_use]
-    pub fn want(&self) -> Option<Want> {
-        let file = self.source.files.get(self.current)?;
-        let length = (file.bytes - self.offset).min(CHUNK);
-        let length = u32::try_from(length).expect("a chunk is small");
-        Some(Want { file: file.number, offset: self.offset, length })
+    /// What to ask for next; `None` when all has been asked for.
+    pub fn want(&mut self) -> Option<Want> {
+        let (at, offset) = self.asked;
+        let file = self.source.files.get(at)?;
+        let length = length_at(file, offset);
+        let next = offset + u64::from(length);
+        self.asked = if next < file.bytes { (at, next) } else { (at + 1, 0) };
+        Some(Want { file: file.number, offset, length })
     }
 
-    /// Takes the bytes last wanted.
+    /// Takes the answer to the first of the asked that has not come yet. With the last one of a file the whole
+    /// file is checked, while the next are on their way.
     ///
     /// # Errors
-    /// When they are too few or too many, or cannot be written; the install is over then.
+    /// When they are too few or too many, damaged, or cannot be written; the install is over then.
     pub fn supply(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
-        let want = self.want().map_or(0, |want| want.length as usize);
-        let Some((meta, file)) = self.targets.get(self.current).filter(|_| bytes.len() == want)
+        let want = self.targets.front().map_or(0, |(meta, _)| length_at(meta, self.offset));
+        let Some((meta, file)) = self.targets.front().filter(|_| bytes.len() == want as usize)
         else {
             let found = bytes.len();
             return Err(StoreError::Invalid(format!("{found} bytes came, {want} were wanted")));
@@ -91,11 +98,27 @@ impl Install {
         file.write_at(self.offset, &[IoSlice::new(bytes)])?;
         self.offset += bytes.len() as u64;
         if self.offset >= meta.bytes {
-            self.current += 1;
-            self.offset = 0;
+            self.finish_file()?;
         }
         Ok(())
     }
+
+    /// What is read here was written a moment ago: it comes from memory, not from the medium.
+    fn finish_file(&mut self) -> Result<(), StoreError> {
+        let Some((meta, file)) = self.targets.pop_front() else { return Ok(()) };
+        self.offset = 0;
+        let binding = Binding { segment: self.segment.id, birth: meta.birth };
+        let path = self.segment.dir.join(file_name(meta.number));
+        let whole = Arc::new(PageFile::new(Arc::clone(&file), path, binding, meta));
+        whole.verify_written()?;
+        self.files.push((whole, file));
+        Ok(())
+    }
+}
+
+/// Bytes of a file that are asked for at once from here on.
+fn length_at(file: &FileMeta, offset: u64) -> u32 {
+    u32::try_from((file.bytes - offset).min(CHUNK)).expect("a chunk is small")
 }
 
 /// Whether what a manifest says of its files fits together: ranges that follow each other, none beyond
@@ -157,28 +180,24 @@ impl Store {
         // Files given out or still read are removed later all the same: their names are gone, and
         // removing a name twice is no error.
         self.sweep_dir(&segment)?;
-        let mut targets = Vec::new();
+        let mut targets = VecDeque::new();
         for file in &source.files {
             let number = segment.next_file();
             let opened = self.disk.open(&segment.dir.join(file_name(number)), Mode::Create)?;
-            targets.push((FileMeta { number, ..*file }, opened));
+            targets.push_back((FileMeta { number, ..*file }, opened));
         }
-        Ok(Install { segment, source, targets, current: 0, offset: 0 })
+        Ok(Install { segment, source, targets, files: Vec::new(), asked: (0, 0), offset: 0 })
     }
 
     pub(crate) fn put_in_place(&self, install: Install) -> Result<Lsn, StoreError> {
-        if let Some(want) = install.want() {
-            return Err(StoreError::Invalid(format!("file {} is not complete", want.file)));
+        let Install { segment, source, targets, files, .. } = install;
+        if let Some((meta, _)) = targets.front() {
+            return Err(StoreError::Invalid(format!("file {} is not complete", meta.number)));
         }
-        let Install { segment, source, targets, .. } = install;
-        let mut files = Vec::new();
-        for (meta, file) in targets {
-            let binding = Binding { segment: segment.id, birth: meta.birth };
+        for (_, file) in &files {
             file.sync().map_err(|error| self.unless_full(&error))?;
-            let file = Arc::new(PageFile::open(&*self.disk, &segment.dir, binding, meta)?);
-            file.verify(&*self.disk)?;
-            files.push(file);
         }
+        let files = files.into_iter().map(|(file, _)| file).collect();
         let mut work = lock(&self.work);
         // It may have been dropped meanwhile, and its directory be gone: no error of the disk.
         self.still_held(&segment)?;

@@ -433,11 +433,11 @@ impl Store {
         self.install(segment, manifest)
     }
 
-    /// Verifies every block of the copied files and puts them in place, durably. Returns the
+    /// Puts the copied files in place, durably; every block of them was checked when it came. Returns the
     /// position up to which the segment now holds everything; parts above it in the log stay.
     ///
     /// # Errors
-    /// When something is missing or damaged; the segment is as before.
+    /// When something is missing; the segment is as before.
     pub fn finish_install(&self, install: Install) -> Result<Lsn, StoreError> {
         self.check()?;
         self.put_in_place(install)

@@ -91,6 +91,46 @@ fn a_copy_answers_as_its_source() {
 }
 
 #[test]
+fn a_copy_may_be_asked_for_ahead_of_what_has_come() {
+    let (store, model) = source();
+    let target = blank(&MemDisk::new());
+    let export = store.export(SEGMENT).expect("exports");
+    let mut install = target.begin_install(SEGMENT, &export.manifest).expect("begins");
+    let wants: Vec<_> = std::iter::from_fn(|| install.want()).collect();
+    assert!(wants.len() > 1);
+    for (at, want) in wants.iter().enumerate() {
+        let bytes = export.read(want.file, want.offset, want.length).expect("reads");
+        if at == 0 {
+            let short = bytes.slice(1..);
+            assert!(matches!(install.supply(&short), Err(StoreError::Invalid(_))));
+        }
+        install.supply(&bytes).expect("takes");
+    }
+    let flushed = target.finish_install(install).expect("is put in place");
+    let mut then = model.clone();
+    then.parts.retain(|(_, _, part)| part.meta.span.end <= flushed);
+    then.check(&target, KEYS, &[flushed]);
+    target.verify(SEGMENT).expect("whole");
+}
+
+#[test]
+fn a_copy_of_which_a_part_has_not_come_is_refused() {
+    let (store, _) = source();
+    let target = blank(&MemDisk::new());
+    let export = store.export(SEGMENT).expect("exports");
+    let mut install = target.begin_install(SEGMENT, &export.manifest).expect("begins");
+    let wants: Vec<_> = std::iter::from_fn(|| install.want()).collect();
+    let (_, all_but_the_last) = wants.split_last().expect("some");
+    for want in all_but_the_last {
+        let bytes = export.read(want.file, want.offset, want.length).expect("reads");
+        install.supply(&bytes).expect("takes");
+    }
+    let refused = target.finish_install(install);
+    assert!(matches!(refused, Err(StoreError::Invalid(_))), "{refused:?}");
+    assert!(target.stats().files == 0 && target.poisoned().is_none());
+}
+
+#[test]
 fn a_copy_with_one_wrong_bit_is_refused() {
     let (store, _) = source();
     let export = store.export(SEGMENT).expect("exports");

@@ -1,4 +1,5 @@
-//! Checks a page file from the medium, a block at a time: what scrubbing and copying rest on.
+//! Checks a page file, a block at a time: from the medium, as scrubbing does, or as it was just written, as
+//! copying does.
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ pub(crate) struct FileCheck {
     last: Option<PageKey>,
     images: u64,
     deltas: u64,
+    from_medium: bool,
 }
 
 /// One step of it.
@@ -30,14 +32,26 @@ pub(crate) struct Step {
 }
 
 impl FileCheck {
+    /// A check of what the medium has.
     pub(crate) fn new(file: Arc<PageFile>) -> FileCheck {
-        FileCheck { file, loaded: None, next_block: 0, last: None, images: 0, deltas: 0 }
+        let (last, from_medium) = (None, true);
+        FileCheck { file, loaded: None, next_block: 0, last, images: 0, deltas: 0, from_medium }
     }
 
     /// Checks the next piece; `None` when there is none. Damage is remembered in the file, and what
     /// lies behind it is checked all the same.
     pub(crate) fn step(&mut self, disk: &dyn Disk) -> Option<Step> {
-        let Some(loaded) = self.loaded.clone() else { return self.sections(disk) };
+        let Some(loaded) = self.loaded.clone() else {
+            if self.next_block > 0 {
+                return None; // neither medium nor memory has an index
+            }
+            let named = self.file.has_its_name(disk);
+            return Some(self.sections(named.and_then(|()| self.file.read_sections_again())));
+        };
+        self.next(&loaded)
+    }
+
+    fn next(&mut self, loaded: &Loaded) -> Option<Step> {
         let at = loaded.blocks.get(self.next_block)?;
         self.next_block += 1;
         let damage = self.block(at).err().map(|error| {
@@ -47,11 +61,7 @@ impl FileCheck {
         Some(Step { bytes: u64::from(at.length), damage })
     }
 
-    fn sections(&mut self, disk: &dyn Disk) -> Option<Step> {
-        if self.next_block > 0 {
-            return None; // neither medium nor memory has an index
-        }
-        let checked = self.file.has_its_name(disk).and_then(|()| self.file.read_sections_again());
+    fn sections(&mut self, checked: Result<(), StoreError>) -> Step {
         let damage = checked.err().map(|error| {
             let news = self.file.note_sections(&error);
             (error, news)
@@ -61,11 +71,13 @@ impl FileCheck {
         let blocks = self.loaded.iter().flat_map(|loaded| &loaded.blocks);
         let blocks: u64 = blocks.map(|block| u64::from(block.length)).sum();
         let rest = self.file.meta.bytes.saturating_sub(blocks).max(FOOTER as u64);
-        Some(Step { bytes: rest, damage })
+        Step { bytes: rest, damage }
     }
 
     fn block(&mut self, at: &super::block::BlockAt) -> Result<(), StoreError> {
-        self.file.uncache(at.offset, u64::from(at.length));
+        if self.from_medium {
+            self.file.uncache(at.offset, u64::from(at.length));
+        }
         let meta = self.file.meta;
         for (key, version) in self.file.read_block(at)? {
             let end = version.span.end;
@@ -93,10 +105,13 @@ impl FileCheck {
 }
 
 impl PageFile {
-    /// Checks every byte, and that nothing is missing.
-    pub(crate) fn verify(self: &Arc<PageFile>, disk: &dyn Disk) -> Result<(), StoreError> {
-        let mut check = FileCheck::new(Arc::clone(self));
-        while let Some(step) = check.step(disk) {
+    /// Checks every byte as it was just written, and that nothing is missing. What the medium makes of it
+    /// is for scrubs and readers to find, as with every other file.
+    pub(crate) fn verify_written(self: &Arc<PageFile>) -> Result<(), StoreError> {
+        let loaded = self.loaded()?;
+        let mut check = FileCheck { from_medium: false, ..FileCheck::new(Arc::clone(self)) };
+        check.loaded = Some(Arc::clone(&loaded));
+        while let Some(step) = check.next(&loaded) {
             if let Some((error, _)) = step.damage {
                 return Err(error);
             }
