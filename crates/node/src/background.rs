@@ -12,6 +12,9 @@ use crate::shared::Shared;
 const REST: Duration = Duration::from_millis(250);
 /// Rest after a damaged file or a full disk stopped a unit of work.
 const REST_AFTER_ERROR: Duration = Duration::from_secs(5);
+/// Weight of background threads: about a tenth of what a foreground thread gets of a core that both want.
+/// At 19 it would be a seventieth, and on a busy machine merges and mends stand still for minutes.
+const NICE: i32 = 10;
 
 /// Works until the node stops; with `hold`, only drops. An error is returned only when the store is
 /// stopped for good.
@@ -47,7 +50,7 @@ pub(crate) fn run(shared: &Arc<Shared>, hold: bool) -> anyhow::Result<()> {
 /// Best effort: without it the work is done all the same, only less politely.
 pub(crate) fn yield_to_everybody() {
     let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), 19) {
+    if let Err(error) = rustix::process::setpriority_process(Some(thread), NICE) {
         tracing::debug!(%error, "cannot lower a background thread's priority");
     }
 }

@@ -88,7 +88,7 @@ impl LogLoop {
                     held.note_sent(&batch.header);
                     self.turns.note(batch.header.segment.volume, Instant::now());
                 }
-                if self.unwritten.is_heavy() {
+                if self.unwritten.is_heavy() || self.outrun {
                     self.lines.pause(from.line);
                 }
                 (batch.header.segment, Input::Append { from: number, batch })

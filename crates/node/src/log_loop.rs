@@ -36,6 +36,8 @@ use crate::unwritten::Unwritten;
 
 /// A writer that spoke less than this ago will do so again.
 const FED: Duration = Duration::from_secs(1);
+/// How often to look whether background work keeps up.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// One segment and what the loop remembers of it.
 pub(crate) struct Held {
@@ -95,6 +97,9 @@ pub(crate) struct LogLoop {
     hydrator: Hydrator,
     lines_made: LineId,
     pub(crate) unwritten: Unwritten,
+    /// When to look again whether background work keeps up, and whether it did not.
+    look: Instant,
+    pub(crate) outrun: bool,
     replies: Vec<(Asker, Message)>,
     acks: BTreeMap<(usize, LineId, SegmentId), usize>,
     touched: BTreeSet<SegmentId>,
@@ -131,6 +136,8 @@ impl LogLoop {
             hydrator,
             lines_made: 0,
             unwritten: Unwritten::default(),
+            look: Instant::now(),
+            outrun: false,
             replies: Vec::new(),
             acks: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -179,7 +186,8 @@ impl LogLoop {
 
     /// One turn; false to stop.
     fn turn(&mut self) -> anyhow::Result<bool> {
-        let due = self.pace.next().into_iter().chain(self.unwritten.again()).min();
+        let look = self.outrun.then_some(self.look);
+        let due = self.pace.next().into_iter().chain(self.unwritten.again()).chain(look).min();
         let woken = self.lines.wait(due).context("cannot wait for events")?;
         let begin = Instant::now();
         if woken.accepting {
@@ -190,6 +198,9 @@ impl LogLoop {
         }
         let batches = self.receive();
         self.tick(begin);
+        if begin >= self.look && (batches > 0 || self.outrun) {
+            self.look_behind(begin);
+        }
         self.settle()?;
         self.publish();
         self.send();
@@ -286,6 +297,29 @@ impl LogLoop {
         for line in silent {
             self.lines.remove(line);
             self.line_ended(line);
+        }
+    }
+
+    /// Writers wait for background work that they have outrun: memory and log have no other bound (N16).
+    fn look_behind(&mut self, now: Instant) {
+        self.look = now + LOOK;
+        let outrun = self.shared.store.is_behind();
+        if std::mem::replace(&mut self.outrun, outrun) == outrun {
+            return;
+        }
+        if outrun {
+            self.shared.metrics.writer_waits.inc();
+            tracing::warn!("background work is far behind; writers wait for it");
+        } else {
+            tracing::info!("background work has caught up");
+            self.read_writers();
+        }
+    }
+
+    /// Reads from all writers again when there is nothing left to wait for.
+    fn read_writers(&mut self) {
+        if !self.unwritten.is_waiting() && !self.outrun {
+            self.lines.resume();
         }
     }
 
@@ -390,7 +424,7 @@ impl LogLoop {
         if self.unwritten.is_waiting() {
             return Ok(());
         }
-        self.lines.resume();
+        self.read_writers();
         self.shared.metrics.syncs.inc();
         self.shared.metrics.sync_seconds.observe(begin.elapsed().as_secs_f64());
         for (id, seq) in written {

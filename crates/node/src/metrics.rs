@@ -30,6 +30,7 @@ pub(crate) struct NodeMetrics {
     pub(crate) refusals: Counter,
     pub(crate) connections: Gauge,
     pub(crate) disk_full: Gauge,
+    pub(crate) writer_waits: Counter,
     pub(crate) scrubs: Counter,
     pub(crate) scrubbed_bytes: Counter,
     pub(crate) mend_failures: Counter,
@@ -114,6 +115,10 @@ impl NodeMetrics {
             hydrations: metrics.counter("node_hydrations", "Segments copied from a peer"),
             refusals: metrics.counter("node_refusals", "Requests refused"),
             connections: metrics.gauge("node_connections", "Open connections of the log loop"),
+            writer_waits: metrics.counter(
+                "node_writer_waits",
+                "Times that writers waited because background work was far behind",
+            ),
             disk_full: metrics
                 .gauge("node_disk_full", "1 while the log waits for room on the disk"),
             scrubs: metrics.counter("node_scrubs", "Passes over everything that is stored"),

@@ -111,6 +111,23 @@ fn many_batches_in_flight_are_acknowledged_by_few_answers() {
     assert_eq!(read(&cluster, "c1", 3, end(499)), Ok(page(3, 500)));
 }
 
+/// Nothing but background work bounds memory and log: who writes faster than it works waits, and no longer.
+#[test]
+fn a_writer_that_outruns_background_work_waits_for_it_and_goes_on() {
+    let store = segstore::Options { flush_total_bytes: 1 << 10, ..Default::default() };
+    let cluster = Cluster::start_with(store);
+    cluster.open(&all(), &first_epoch(), Span::ZERO, Lsn::ZERO);
+    let mut client = cluster.connect("a1");
+    for n in 0..2000 {
+        let vdl = Span { start: Lsn(64 * n), end: Lsn(64 * (n + 1)) };
+        let vdl = if n == 0 { Span::ZERO } else { vdl };
+        client.send(&Message::Append(batch(1, n, n + 1, vdl))).expect("sent");
+    }
+    while !matches!(client.receive(), Ok((_, Message::Ack { scl, .. })) if scl == end(1999)) {}
+    assert!(metric(&cluster, "a1", "node_writer_waits_total") > 0);
+    assert_eq!(read(&cluster, "a1", 3, end(1999)), Ok(page(3, 2000)));
+}
+
 #[test]
 fn a_stale_writer_is_refused_with_the_current_epoch() {
     let cluster = Cluster::start();

@@ -25,6 +25,9 @@ use crate::segment::{NewFiles, Segment};
 use crate::store::{Store, lock};
 use crate::version::RangeDelete;
 
+/// Flushes are owed above so many times the bytes at which they are due.
+const OWED_TOTALS: u64 = 4;
+
 /// What background work remembers between units.
 #[derive(Default)]
 pub(crate) struct Work {
@@ -43,7 +46,10 @@ impl Store {
             return Ok(true);
         }
         if let Some(segment) = self.choose_flush() {
-            self.flush(work, &segment)?;
+            // What is not flushed yet costs memory, and is bounded by `is_behind`; files cost every read.
+            if !(is_piled_up(&segment) && self.merge(work)?) {
+                self.flush(work, &segment)?;
+            }
             return Ok(true);
         }
         if self.retire_damaged(work)? || self.retire(work)? {
@@ -87,6 +93,22 @@ impl Store {
             Err(error) => return Err(self.fatal(&error)),
         }
         Ok(true)
+    }
+
+    /// Whether far more waits to be flushed than ever should: nothing but time for background work is
+    /// missing, and what is appended meanwhile makes it worse.
+    pub(crate) fn owes_flushes(&self) -> bool {
+        let limit = self.options.flush_total_bytes.saturating_mul(OWED_TOTALS);
+        let segments = self.all_segments();
+        let bytes: u64 = segments.iter().map(|segment| segment.read().bytes).sum();
+        if bytes <= limit {
+            return false;
+        }
+        // Only what `choose::flush` would take: the rest waits for a durable point or a missing part, and
+        // appending is what brings them.
+        let sizes = segments.iter().map(|segment| unflushed(segment));
+        let owed = sizes.filter(|size| size.is_worth_a_file()).map(|size| size.flushable);
+        owed.sum::<u64>() > limit
     }
 
     fn choose_flush(&self) -> Option<Arc<Segment>> {
@@ -322,6 +344,12 @@ fn merged(
     uppers.retain(|file| file.meta.high > passed);
     uppers.extend(base);
     uppers
+}
+
+/// Whether so many uppers lie on a segment that they are merged before another one is put there.
+fn is_piled_up(segment: &Segment) -> bool {
+    let files = Arc::clone(&segment.read().files);
+    Layers::of(&files).uppers.len() > 2 * choose::UPPERS_MAX
 }
 
 /// What a flush of this segment would be worth.

@@ -41,6 +41,13 @@ pub(crate) struct Unflushed {
     pub(crate) files: u64,
 }
 
+impl Unflushed {
+    /// Whether a good part of it may go.
+    pub(crate) fn is_worth_a_file(&self) -> bool {
+        self.flushable * 2 >= self.bytes
+    }
+}
+
 /// Which segment to flush: the largest that is due; else the one whose deletions free most, when they
 /// free enough.
 pub(crate) fn flush(segments: &[Unflushed], options: &Options) -> Option<usize> {
@@ -51,8 +58,7 @@ pub(crate) fn flush(segments: &[Unflushed], options: &Options) -> Option<usize> 
         false => options.flush_bytes.min((s.files / PIECES * 2).max(FLUSH_BYTES_MIN)),
     };
     let numbered = || segments.iter().enumerate();
-    // Worth a file only when a good part of it may go.
-    let ripe = |(_, s): &(usize, &Unflushed)| s.bytes >= due_at(s) && s.flushable * 2 >= s.bytes;
+    let ripe = |(_, s): &(usize, &Unflushed)| s.bytes >= due_at(s) && s.is_worth_a_file();
     let due = numbered().filter(ripe).max_by_key(|(_, segment)| segment.bytes);
     let freeing = |(_, s): &(usize, &Unflushed)| {
         s.frees > 0 && s.frees.saturating_mul(FLUSHED_PER_FREED) >= s.flushable

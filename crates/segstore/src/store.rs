@@ -453,6 +453,13 @@ impl Store {
         self.work_unit(&mut lock(&self.work))
     }
 
+    /// Whether background work is so far behind that appending should wait for it: memory and log have no
+    /// other bound.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.owes_flushes()
+    }
+
     /// Flushes what may be flushed of one segment now, whatever its size.
     ///
     /// # Errors

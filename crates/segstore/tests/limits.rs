@@ -401,3 +401,46 @@ fn images_in_the_log_are_flushed_although_the_newest_part_waits() {
     assert!(store.stats().flushes < 400, "files are not one part long: {:?}", store.stats());
     model.check(&store, 30, &[Lsn::MAX]);
 }
+
+#[test]
+fn what_background_work_could_have_flushed_and_has_not_is_told_and_nothing_else() {
+    let store = create(&MemDisk::new(), small());
+    let mut model = Model::new();
+    let write = |model: &mut Model, batches: usize| {
+        for _ in 0..batches {
+            let parts = (0..8).map(|i| (vec![apply(i % 3)], body(i, 500))).collect();
+            store.append(&[batch_entry(model.batch(parts))]).expect("appends");
+        }
+    };
+    write(&mut model, 100);
+    assert!(!store.is_behind(), "it waits for a durable point, which more would bring");
+    model.settle(Lsn::ZERO);
+    store.advance(SEGMENT, &model.report());
+    assert!(store.is_behind());
+    write(&mut model, 120);
+    assert!(!store.is_behind(), "most of it waits, so that nothing would be flushed");
+    model.settle(Lsn::ZERO);
+    store.advance(SEGMENT, &model.report());
+    assert!(store.is_behind());
+    work_off(&store);
+    assert!(!store.is_behind());
+    model.check(&store, 3, &[Lsn::MAX]);
+}
+
+/// Without a turn for merges while something is due to be flushed, each unit of work left one file more.
+#[test]
+fn files_do_not_pile_up_when_there_is_always_something_to_flush() {
+    let store = create(&MemDisk::new(), small());
+    let (mut model, mut most) = (Model::new(), 0);
+    for _ in 0..600 {
+        let parts = (0..8).map(|i| (vec![apply(i % 5)], body(i, 500))).collect();
+        store.append(&[batch_entry(model.batch(parts))]).expect("appends");
+        model.settle(Lsn::MAX);
+        store.advance(SEGMENT, &model.report());
+        store.background().expect("works");
+        most = most.max(store.stats().files);
+    }
+    assert!(most > 24 && most < 50, "{most} files");
+    work_off(&store);
+    model.check(&store, 5, &[Lsn::MAX]);
+}
