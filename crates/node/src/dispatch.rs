@@ -193,6 +193,9 @@ impl LogLoop {
         if since == MembershipEpoch(0) {
             return Err(Refusal::Malformed(format!("segment {id} is not to be held by {me}")));
         }
+        if self.given_away.is_over(id, since) {
+            return Err(Refusal::NoSegment(id)); // a late order, too
+        }
         let held = self.copy_since(id);
         // One whose manifest was damaged has forgotten since when it is held.
         let same = held.is_some_and(|held| held == since || held == MembershipEpoch(0));
@@ -237,6 +240,7 @@ impl LogLoop {
 
     /// Another node has the place, by this member set.
     fn drop_segment(&mut self, from: Asker, id: SegmentId, by: MembershipEpoch) {
+        self.given_away.note(id, by);
         let older = self.copy_since(id).is_some_and(|held| held < by);
         match if older { self.forget(id) } else { Ok(()) } {
             Ok(()) => self.answer(from, &Message::Done),
@@ -258,6 +262,7 @@ impl LogLoop {
     pub(crate) fn drop_deleted(&mut self, volumes: Vec<VolumeId>) {
         for volume in volumes {
             self.deleted.insert(volume);
+            self.given_away.forget(|id| id.volume == volume);
             let held = self.segments.keys().copied().filter(|id| id.volume == volume);
             for id in held.collect::<Vec<_>>() {
                 tracing::info!(segment = %id, "its volume was deleted; dropping it");

@@ -4,15 +4,16 @@
 //! Rules N1 and on: `README.md`.
 //!
 //! Reading order: [`config`], [`node`] (threads), [`start`] (whose disk), [`log_loop`] and
-//! [`dispatch`], [`turns`] and [`unwritten`] (the commit path), [`reader`] and [`serve`] (pages), [`lines`] and [`mail`] (sockets
-//! and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`], [`scrub`],
-//! [`check`] and [`mend`], [`registrar`].
+//! [`dispatch`], [`turns`] and [`unwritten`] (the commit path), [`given_away`] (late orders), [`reader`] and [`serve`]
+//! (pages), [`lines`] and [`mail`] (sockets and letters), [`peers`] and [`pace`] (gossip), [`hydrate`], [`background`],
+//! [`scrub`], [`check`] and [`mend`], [`registrar`].
 
 mod asks;
 mod background;
 mod check;
 mod config;
 mod dispatch;
+mod given_away;
 mod hydrate;
 mod lines;
 mod log_loop;

@@ -24,6 +24,7 @@ use types::{Epoch, History, Lsn, MembershipEpoch, NodeId, SegmentId, Span, Volum
 use wire::{Message, SegmentSpec};
 
 use crate::asks::Asks;
+use crate::given_away::GivenAway;
 use crate::hydrate::{Hydrator, Order};
 use crate::lines::{LineId, Lines};
 use crate::mail::{Asker, ChainJob, LOG_LOOP, Mail, Post};
@@ -92,6 +93,7 @@ pub(crate) struct LogLoop {
     /// Volumes that were deleted, as far as this life of the process has heard.
     pub(crate) deleted: BTreeSet<VolumeId>,
     pub(crate) turns: Turns,
+    pub(crate) given_away: GivenAway,
     listener: TcpListener,
     mail: Receiver<Mail>,
     hydrator: Hydrator,
@@ -131,6 +133,7 @@ impl LogLoop {
             log_lines: BTreeSet::new(),
             deleted: BTreeSet::new(),
             turns: Turns::default(),
+            given_away: GivenAway::default(),
             listener,
             mail,
             hydrator,
@@ -260,6 +263,7 @@ impl LogLoop {
                 Mail::NotHydrated { segment, peer } => {
                     self.inputs.push_back((segment, Input::NotHydrated { peer }));
                 }
+                Mail::CopyWhole { segment, peer } => self.copy_whole(segment, peer),
                 Mail::Handover { .. } | Mail::Chain { .. } => {
                     tracing::error!("the log loop got a reader's mail");
                 }
@@ -380,13 +384,27 @@ impl LogLoop {
     }
 
     fn order_copy(&mut self, segment: SegmentId, peer: NodeId, history: History) {
-        let address = self.peers.address(peer).map(str::to_owned);
-        let ordered = address.zip(self.copy_since(segment)).is_some_and(|(address, since)| {
-            self.hydrator.order(Order { segment, since, peer, address, history })
-        });
-        if !ordered {
+        if !self.order(segment, peer, history) {
             self.inputs.push_back((segment, Input::NotHydrated { peer }));
         }
+    }
+
+    /// Puts a peer's files in the place of all that a damaged segment has. It keeps what its log has above
+    /// them, and all that it has promised.
+    fn copy_whole(&mut self, segment: SegmentId, peer: NodeId) {
+        let Some(held) = self.segments.get(&segment) else { return };
+        let history = held.segment.report().history;
+        if self.order(segment, peer, history) {
+            tracing::warn!(%segment, %peer, "damage cannot be mended by pages; all files are copied");
+        }
+    }
+
+    /// Orders a copy; false when it is not to be had now, or one is under way.
+    fn order(&self, segment: SegmentId, peer: NodeId, history: History) -> bool {
+        let address = self.peers.address(peer).map(str::to_owned);
+        address.zip(self.copy_since(segment)).is_some_and(|(address, since)| {
+            self.hydrator.order(Order { segment, since, peer, address, history })
+        })
     }
 
     /// The member set that gave this node its present copy of the segment.

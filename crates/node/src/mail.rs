@@ -49,6 +49,8 @@ pub(crate) enum Mail {
     Hydrated { segment: SegmentId, since: MembershipEpoch, report: SegmentReport, flushed: Lsn },
     /// Copying failed; the segment asks again at its next turn.
     NotHydrated { segment: SegmentId, peer: NodeId },
+    /// A damaged segment's pages cannot be had any more: its files are to be copied from this peer.
+    CopyWhole { segment: SegmentId, peer: NodeId },
     /// End the loop.
     Stop,
 }

@@ -3,16 +3,20 @@
 //! A peer is believed when it is the very holder that the member set names, whole, complete to the
 //! pages' read point, and follows this segment's history or a newer one: what was durable under this one
 //! is in every later one, whereas an older one may hold what is void (V8, V10).
+//!
+//! Where such a peer has forgotten the read point already, it never will have those pages again, and the
+//! segment's files are copied from it whole ([`Forgotten`]).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use link::Client;
+use link::{Client, LinkError};
 use segstore::{Mend, ScanPage};
 use types::{Epoch, Holder, Lsn, NodeId, PageKey, SegmentId};
-use wire::{Message, SegmentReport};
+use wire::{Message, Refusal, SegmentReport};
 
 use crate::shared::Shared;
 
@@ -21,6 +25,20 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const CHECKED_BYTES: u64 = 4 << 20;
 /// Bytes of pages asked for at once.
 const PAGES_BYTES: u32 = 1 << 20;
+
+/// No peer gives the pages, and this one no longer has them as of the read point.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    pub(crate) peer: NodeId,
+}
+
+impl fmt::Display for Forgotten {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has forgotten the read point", self.peer)
+    }
+}
+
+impl std::error::Error for Forgotten {}
 
 /// Finds all that is damaged in a segment: what a mend's merge met only then would have it begun anew.
 pub(crate) fn survey(shared: &Shared, segment: SegmentId) -> anyhow::Result<()> {
@@ -92,17 +110,20 @@ impl<'a> Sources<'a> {
             to: range.end,
             bytes_max: PAGES_BYTES,
         };
-        let mut reasons = Vec::new();
+        let mut failures = Vec::new();
         for at in 0..self.holders.len() {
             match self.ask(at, &message) {
                 Ok(found) => {
                     self.holders.rotate_left(at); // most probably it has the next ones, too
                     return Ok(found);
                 }
-                Err(error) => reasons.push(format!("{error:#}")),
+                Err(error) => {
+                    let peer = self.holders.get(at).map(|(holder, _)| holder.node);
+                    failures.extend(peer.map(|peer| (peer, error)));
+                }
             }
         }
-        bail!("no peer has the pages from {} on whole ({})", range.start, reasons.join("; "))
+        Err(no_pages(range.start, failures))
     }
 
     fn ask(&mut self, at: usize, message: &Message) -> anyhow::Result<ScanPage> {
@@ -143,6 +164,20 @@ impl<'a> Sources<'a> {
     }
 }
 
+/// What it comes to when every peer has failed.
+fn no_pages(from: PageKey, failures: Vec<(NodeId, anyhow::Error)>) -> anyhow::Error {
+    let reasons: Vec<String> = failures.iter().map(|(_, error)| format!("{error:#}")).collect();
+    let why = format!("no peer has the pages from {from} on whole ({})", reasons.join("; "));
+    let forgot = |(peer, error): (NodeId, anyhow::Error)| {
+        let refusal = error.downcast_ref::<LinkError>().and_then(LinkError::refusal);
+        matches!(refusal, Some(Refusal::Forgotten { .. })).then_some(peer)
+    };
+    match failures.into_iter().find_map(forgot) {
+        Some(peer) => anyhow::Error::new(Forgotten { peer }).context(why),
+        None => anyhow::Error::msg(why),
+    }
+}
+
 /// Why a peer's pages are not to be believed.
 fn unfit(
     report: &SegmentReport,
@@ -164,6 +199,21 @@ mod tests {
     use types::{EpochStart, History, MembershipEpoch, Span, Timeline};
 
     use super::*;
+
+    #[test]
+    fn a_peer_that_has_forgotten_the_read_point_is_told_when_no_peer_gives_the_pages() {
+        let refused = |refusal| LinkError::Refused { peer: "host:1".to_owned(), refusal };
+        let behind = refused(Refusal::Behind { scl: Lsn(5), asked: Lsn(9) });
+        let forgotten = refused(Refusal::Forgotten { horizon: Lsn(10), asked: Lsn(9) });
+        let node = |name: &str| -> NodeId { name.parse().expect("a name") };
+        let away = || (node("a2"), anyhow::anyhow!("cannot connect"));
+        let told = |failures| {
+            let error = no_pages(PageKey::MIN, failures);
+            error.downcast_ref::<Forgotten>().map(|found| found.peer)
+        };
+        assert_eq!(told(vec![away(), (node("b1"), behind.into())]), None, "it may have them later");
+        assert_eq!(told(vec![away(), (node("c1"), forgotten.into())]), Some(node("c1")));
+    }
 
     #[test]
     fn only_a_whole_complete_peer_of_this_history_or_a_newer_one_is_believed() {

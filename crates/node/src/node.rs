@@ -165,7 +165,8 @@ impl Node {
         let (with, hold) = (Arc::clone(&shared), config.hold_background);
         node.spawn("background", move || background::run(&with, hold))?;
         let (with, interval) = (Arc::clone(&shared), config.scrub_interval);
-        node.spawn("scrub", move || scrub::run(&with, &desk, interval))?;
+        let mailbox = post.clone();
+        node.spawn("scrub", move || scrub::run(&with, &mailbox, &desk, interval))?;
         let stopper = node.stopper();
         node.spawn_detached("registrar", move || {
             let outcome = registrar::run(&shared, &post, &client, &registration, registered);

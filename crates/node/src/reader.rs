@@ -82,7 +82,8 @@ impl Reader {
                 Mail::Assigned(_)
                 | Mail::Deleted(_)
                 | Mail::Hydrated { .. }
-                | Mail::NotHydrated { .. } => {
+                | Mail::NotHydrated { .. }
+                | Mail::CopyWhole { .. } => {
                     tracing::error!("a reader loop got the log loop's mail");
                 }
             }

@@ -1,5 +1,6 @@
 //! The scrubbing thread: reads everything that is stored once in an interval, a little at a time, and
-//! has what is found damaged mended at once, whether it found it, a read did, or a merge (N13).
+//! has what is found damaged mended at once, whether it found it, a read did, or a merge (N13): by blocks, or,
+//! when no peer has those as of then any more, by a copy of all files.
 //!
 //! It sleeps between steps; whoever meets damage wakes it ([`Shared::damage_met`]).
 
@@ -14,7 +15,8 @@ use types::SegmentId;
 
 use crate::background::yield_to_everybody;
 use crate::check::{Check, Desk};
-use crate::mend;
+use crate::mail::{LOG_LOOP, Mail, Post};
+use crate::mend::{self, Forgotten};
 use crate::shared::Shared;
 
 /// Bytes read in a step, about.
@@ -26,7 +28,12 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Scrubs until the node stops; an error when the store is stopped for good.
-pub(crate) fn run(shared: &Arc<Shared>, desk: &Desk, interval: Duration) -> anyhow::Result<()> {
+pub(crate) fn run(
+    shared: &Arc<Shared>,
+    post: &Post,
+    desk: &Desk,
+    interval: Duration,
+) -> anyhow::Result<()> {
     yield_to_everybody();
     shared.scrubber_is(thread::current());
     let mut pass = Pass::begin(shared, interval);
@@ -35,7 +42,7 @@ pub(crate) fn run(shared: &Arc<Shared>, desk: &Desk, interval: Duration) -> anyh
     while !shared.stopping() {
         pass.step(shared)?;
         let more = check.step(shared, desk)?;
-        desk.tell_damage(medic.look(shared)?);
+        desk.tell_damage(medic.look(shared, post)?);
         if !more {
             thread::park_timeout(pass.pause());
         }
@@ -106,7 +113,7 @@ struct Medic {
 impl Medic {
     /// Tells what is newly damaged, and mends what can be mended block by block. What is lost as a whole
     /// is rebuilt by gossip.
-    fn look(&mut self, shared: &Shared) -> anyhow::Result<&Damage> {
+    fn look(&mut self, shared: &Shared, post: &Post) -> anyhow::Result<&Damage> {
         let damage = shared.store.damage();
         if damage != self.known {
             tell(&self.known, &damage);
@@ -130,6 +137,10 @@ impl Medic {
                 shared.metrics.mend_failures.inc();
                 tracing::warn!(%segment, error = format!("{error:#}"), "not mended; will try again");
                 self.again.insert(segment, now + AGAIN);
+                if let Some(Forgotten { peer }) = error.downcast_ref() {
+                    // Should the letter be lost, the next attempt comes to the same.
+                    post.post(LOG_LOOP, Mail::CopyWhole { segment, peer: *peer });
+                }
             }
         }
         self.known = damage;

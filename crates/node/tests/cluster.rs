@@ -6,32 +6,6 @@ use common::*;
 use types::*;
 use wire::*;
 
-fn append(cluster: &Cluster, name: &str, batch: &Batch) -> Lsn {
-    match cluster.connect(name).call(&Message::Append(batch.clone())).expect("acknowledged") {
-        Message::Ack { scl, .. } => scl,
-        other => panic!("an acknowledgement, not {other:?}"),
-    }
-}
-
-fn read(cluster: &Cluster, name: &str, block: u8, read_point: Lsn) -> Result<String, Refusal> {
-    let (segment, keys) = (SEGMENT, vec![key(block)]);
-    let ask = Message::ReadPages { segment, read_point, complete_to: read_point, keys };
-    match cluster.connect(name).call(&ask) {
-        Ok(Message::Pages(pages)) => match &pages[..] {
-            [PageAnswer::Page { bytes, .. }] => Ok(String::from_utf8_lossy(bytes).into_owned()),
-            [PageAnswer::Absent] => Ok(String::new()),
-            [PageAnswer::Failed(refusal)] => Err(refusal.clone()),
-            other => panic!("one page, not {other:?}"),
-        },
-        Err(error) => Err(error.refusal().cloned().expect("a refusal")),
-        Ok(other) => panic!("pages, not {other:?}"),
-    }
-}
-
-fn all() -> Vec<&'static str> {
-    Cluster::names().collect()
-}
-
 #[test]
 fn what_is_acknowledged_is_read_and_survives_a_restart() {
     let mut cluster = Cluster::start();
@@ -111,6 +85,32 @@ fn many_batches_in_flight_are_acknowledged_by_few_answers() {
     assert_eq!(read(&cluster, "c1", 3, end(499)), Ok(page(3, 500)));
 }
 
+/// The order to hold may still be on its way when the place is given to another.
+#[test]
+fn a_hold_order_that_comes_after_the_forget_order_leaves_no_copy() {
+    let cluster = Cluster::start();
+    let segment = SegmentId { group: GroupId(7), ..SEGMENT };
+    let hold = |since| {
+        let member = |name: &&'static str| {
+            let since = MembershipEpoch(if *name == "a1" { since } else { 1 });
+            let address = cluster.address(name).to_owned();
+            Peer { holder: Holder { node: id(name), since }, address }
+        };
+        let (members, membership) = (all().iter().map(member).collect(), MembershipEpoch(since));
+        let spec = SegmentSpec { segment, membership, members, joining: Vec::new(), fresh: false };
+        cluster.connect("a1").call(&Message::CreateSegment(spec))
+    };
+    let is_held = || match cluster.connect("a1").call(&Message::ListSegments) {
+        Ok(Message::Segments(segments)) => segments.iter().any(|(id, _)| *id == segment),
+        other => panic!("segments, not {other:?}"),
+    };
+    let forget = Message::DropSegment { segment, membership: MembershipEpoch(3) };
+    cluster.connect("a1").call(&forget).expect("nothing is held");
+    assert!(hold(2).is_err() && !is_held());
+    hold(4).expect("the place was given back");
+    assert!(is_held());
+}
+
 /// Nothing but background work bounds memory and log: who writes faster than it works waits, and no longer.
 #[test]
 fn a_writer_that_outruns_background_work_waits_for_it_and_goes_on() {
@@ -122,6 +122,10 @@ fn a_writer_that_outruns_background_work_waits_for_it_and_goes_on() {
         let vdl = Span { start: Lsn(64 * n), end: Lsn(64 * (n + 1)) };
         let vdl = if n == 0 { Span::ZERO } else { vdl };
         client.send(&Message::Append(batch(1, n, n + 1, vdl))).expect("sent");
+        if n % 100 == 0 {
+            // A node looks now and then; what comes all at once it takes all at once.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
     while !matches!(client.receive(), Ok((_, Message::Ack { scl, .. })) if scl == end(1999)) {}
     assert!(metric(&cluster, "a1", "node_writer_waits_total") > 0);

@@ -347,7 +347,7 @@ fn merged(
 }
 
 /// Whether so many uppers lie on a segment that they are merged before another one is put there.
-fn is_piled_up(segment: &Segment) -> bool {
+pub(crate) fn is_piled_up(segment: &Segment) -> bool {
     let files = Arc::clone(&segment.read().files);
     Layers::of(&files).uppers.len() > 2 * choose::UPPERS_MAX
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use types::{Epoch, Lsn, PageKey, SegmentId, Span};
 
-use crate::background::Work;
+use crate::background::{Work, is_piled_up};
 use crate::choose::Merge;
 use crate::error::StoreError;
 use crate::layers::Layers;
@@ -121,8 +121,11 @@ impl Store {
             return Ok(None);
         }
         self.abandon_merge(&mut work, id)?;
-        // So that the read point is no older than what peers still answer for.
-        self.flush(&mut work, &segment)?;
+        // So that the read point is no older than what peers still answer for. A damaged segment is not
+        // merged: attempt after attempt would only leave files.
+        if !is_piled_up(&segment) {
+            self.flush(&mut work, &segment)?;
+        }
         let (files, read_point) = {
             let index = segment.read();
             (Arc::clone(&index.files), index.flushed)

@@ -465,3 +465,39 @@ fn pages_that_were_not_asked_for_are_refused() {
     let unfinished = target.store.finish_mend(begin());
     assert!(matches!(unfinished, Err(StoreError::Invalid(_))));
 }
+
+/// When no peer has pages as of the end of what is flushed here any more, no mend will ever end.
+#[test]
+fn a_damaged_segment_takes_a_peers_files_whole_and_keeps_what_its_log_has_above_them() {
+    let model = filled();
+    let (target, peer) = (member(&model, 200, unfolded()), member(&model, 250, unfolded()));
+    let mut settled = model.clone();
+    settled.parts.truncate(250);
+    settled.settle(Lsn::MAX);
+    peer.store.advance(SEGMENT, &settled.report());
+    work_off(&peer.store);
+    let (path, length) = files(&target.disk, ".pages").remove(0);
+    target.disk.flip(&path, length / 2, 1).expect("flips");
+    scrub_all(&target.store);
+    let mend = target.store.begin_mend(SEGMENT).expect("begins").expect("is damaged");
+    let range = mend.want().expect("wants");
+    let asked = peer.store.scan(SEGMENT, &range.start, &range.end, mend.read_point(), 900);
+    assert!(matches!(asked, Err(StoreError::Forgotten { .. })), "{asked:?}");
+    target.store.abandon_mend(mend).expect("is given up");
+
+    let export = peer.store.export(SEGMENT).expect("exports");
+    let mut install = target.store.begin_install(SEGMENT, &export.manifest).expect("begins");
+    while let Some(want) = install.want() {
+        let bytes = export.read(want.file, want.offset, want.length).expect("reads");
+        install.supply(&bytes).expect("takes");
+    }
+    let flushed = target.store.finish_install(install).expect("is put in place");
+    assert_eq!(flushed, settled.vdl.end);
+    work_off(&target.store);
+    assert_eq!(target.store.damage().segments, []);
+    model.check(&target.store, KEYS, &[flushed, Lsn::MAX]);
+    drop(target.store);
+    let (again, restored) = open(&target.disk, unfolded()).expect("opens");
+    assert_eq!((restored[0].state.full, &restored[0].damage), (true, &None));
+    model.check(&again, KEYS, &[flushed, Lsn::MAX]);
+}

@@ -337,3 +337,32 @@ pub fn wait_for<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Sends a batch; the SCL of its acknowledgement.
+pub fn append(cluster: &Cluster, name: &str, batch: &Batch) -> Lsn {
+    match cluster.connect(name).call(&Message::Append(batch.clone())).expect("acknowledged") {
+        Message::Ack { scl, .. } => scl,
+        other => panic!("an acknowledgement, not {other:?}"),
+    }
+}
+
+/// A page as text, empty when there is none.
+pub fn read(cluster: &Cluster, name: &str, block: u8, read_point: Lsn) -> Result<String, Refusal> {
+    let (segment, keys) = (SEGMENT, vec![key(block)]);
+    let ask = Message::ReadPages { segment, read_point, complete_to: read_point, keys };
+    match cluster.connect(name).call(&ask) {
+        Ok(Message::Pages(pages)) => match &pages[..] {
+            [PageAnswer::Page { bytes, .. }] => Ok(String::from_utf8_lossy(bytes).into_owned()),
+            [PageAnswer::Absent] => Ok(String::new()),
+            [PageAnswer::Failed(refusal)] => Err(refusal.clone()),
+            other => panic!("one page, not {other:?}"),
+        },
+        Err(error) => Err(error.refusal().cloned().expect("a refusal")),
+        Ok(other) => panic!("pages, not {other:?}"),
+    }
+}
+
+/// Every node.
+pub fn all() -> Vec<&'static str> {
+    Cluster::names().collect()
+}
