@@ -102,6 +102,7 @@ pub(crate) struct LogLoop {
     /// When to look again whether background work keeps up, and whether it did not.
     look: Instant,
     pub(crate) outrun: bool,
+    hold: bool,
     replies: Vec<(Asker, Message)>,
     acks: BTreeMap<(usize, LineId, SegmentId), usize>,
     touched: BTreeSet<SegmentId>,
@@ -115,12 +116,14 @@ pub(crate) struct Parts {
     pub(crate) mail: Receiver<Mail>,
     pub(crate) listener: TcpListener,
     pub(crate) hydrator: Hydrator,
+    /// Background work is held, so that nobody can wait for it.
+    pub(crate) hold: bool,
 }
 
 impl LogLoop {
     /// A loop over restored segments.
     pub(crate) fn new(parts: Parts, restored: Vec<(SegmentSpec, Segment)>) -> LogLoop {
-        let Parts { shared, lines, post, mail, listener, hydrator } = parts;
+        let Parts { shared, lines, post, mail, listener, hydrator, hold } = parts;
         let mut log = LogLoop {
             shared,
             lines,
@@ -141,6 +144,7 @@ impl LogLoop {
             unwritten: Unwritten::default(),
             look: Instant::now(),
             outrun: false,
+            hold,
             replies: Vec::new(),
             acks: BTreeMap::new(),
             touched: BTreeSet::new(),
@@ -307,7 +311,7 @@ impl LogLoop {
     /// Writers wait for background work that they have outrun: memory and log have no other bound (N16).
     fn look_behind(&mut self, now: Instant) {
         self.look = now + LOOK;
-        let outrun = self.shared.store.is_behind();
+        let outrun = !self.hold && self.shared.store.is_behind();
         if std::mem::replace(&mut self.outrun, outrun) == outrun {
             return;
         }

@@ -147,7 +147,8 @@ impl Node {
         let mut loops = loops.into_iter().zip(boxes).enumerate();
         if let Some((_, (lines, mail))) = loops.next() {
             let (shared, post) = (Arc::clone(&shared), post.clone());
-            let parts = Parts { shared, lines, post, mail, listener, hydrator };
+            let hold = config.hold_background;
+            let parts = Parts { shared, lines, post, mail, listener, hydrator, hold };
             let log = LogLoop::new(parts, segments);
             node.spawn("log", move || log.run())?;
         }
