@@ -1,11 +1,15 @@
 //! Several volumes on the same six nodes: made, listed, written side by side, deleted for ever.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::cluster::PATIENCE;
+use tests::cluster::{PATIENCE, connect_to};
+use tests::hold::Held;
+use tests::ledger::Promises;
+use tests::metrics::metric;
 use tests::{Cluster, Instance, Ledger, Options};
 
 const NODES: [&str; 6] = ["a1", "a2", "b1", "b2", "c1", "c2"];
@@ -193,4 +197,73 @@ fn a_volume_at_its_limit_refuses_to_grow_with_postgresqls_own_error_and_goes_on(
     wait_until("the limit is lifted", || grows(&mut client, &fill.replace("filler", "again")))?;
     cluster.sixfold(&["verify-volume", "--volume", "small"])?;
     Ok(())
+}
+
+/// Inserts a megabyte at a time until told to stop; how many rows were acknowledged.
+fn pour(port: u16, stop: &AtomicBool) -> Result<i64> {
+    let mut client = connect_to(port)?;
+    let mut rows = 0;
+    while !stop.load(Ordering::SeqCst) {
+        client.batch_execute(
+            "insert into poured select n, repeat('x', 1000) from generate_series(1, 1000) n",
+        )?;
+        rows += 1000;
+    }
+    Ok(rows)
+}
+
+/// Commits of a ledger while every node's log loop runs for 2 ms in 100; `None` where that cannot be made. What
+/// the nodes then lack is turns: in one such moment a node could take in all that a flood has queued and nothing
+/// else.
+fn commits_for_turns(cluster: &Cluster, quiet: &Instance) -> Result<Option<Promises>> {
+    const COMMITS: u64 = 30;
+    /// Bytes that a node may take in for one commit: four short turns. With turns and batches of a megabyte it is
+    /// 680 to 890 kB, with short ones 43 to 54 kB.
+    const BYTES_MAX: f64 = 262_144.0;
+    let (still, going) = (Duration::from_millis(98), Duration::from_millis(2));
+    let mut held = Vec::new();
+    for node in NODES {
+        let Some(thread) = Held::thread(cluster.pid(node)?, "log", still, going)? else {
+            return Ok(None);
+        };
+        held.push(thread);
+    }
+    let ledger = Ledger::start(quiet.port(), 0, 1);
+    ledger.wait_for_progress(5, PATIENCE)?;
+    let taken = || metric(cluster, "a1", "sixfold_node_batch_bytes_total");
+    let (before, from) = (taken()?, ledger.acknowledged());
+    ledger.wait_for_progress(COMMITS, PATIENCE)?;
+    let commits = (ledger.acknowledged() - from) as f64;
+    let bytes = taken()? - before;
+    println!("{:.0} bytes for a commit", bytes / commits);
+    ensure!(bytes > 10e3 * commits, "a flood of {bytes} bytes in {commits} commits is none");
+    ensure!(bytes / commits < BYTES_MAX, "{commits} commits waited for {bytes} bytes");
+    drop(held);
+    ensure!(ledger.errors() == 0, "{} errors beside a flood", ledger.errors());
+    Ok(Some(ledger.stop()))
+}
+
+#[test]
+fn a_commit_does_not_wait_behind_what_another_volumes_flood_has_queued_at_the_nodes() -> Result<()>
+{
+    let cluster = Cluster::up(Options::default())?;
+    let quiet = Instance::start(&cluster, "quiet-1", "quiet")?;
+    Ledger::create(&mut quiet.connect()?)?;
+    cluster.connect()?.batch_execute("create table poured (n int, t text)")?;
+    let (stop, port) = (AtomicBool::new(false), cluster.port());
+    let (promises, rows) = std::thread::scope(|scope| {
+        let floods = [(); 4].map(|()| scope.spawn(|| pour(port, &stop)));
+        let promises = commits_for_turns(&cluster, &quiet);
+        stop.store(true, Ordering::SeqCst);
+        let rows = floods.into_iter().map(|flood| flood.join().expect("no panic"));
+        (promises, rows.sum::<Result<i64>>())
+    });
+    let (promises, rows) = (promises?, rows?);
+    let poured: i64 = cluster.connect()?.query_one("select count(*) from poured", &[])?.get(0);
+    ensure!(poured == rows, "{rows} rows were acknowledged, {poured} are there");
+    if let Some(promises) = promises {
+        promises.verify(&mut quiet.connect()?)?;
+    }
+    cluster.sixfold(&["verify-volume", "--volume", "quiet"])?;
+    cluster.verify_volume().map(drop)
 }
