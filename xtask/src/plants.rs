@@ -95,7 +95,7 @@ const PLANTS: [Plant; 16] = [
     Plant {
         name: "a copied file is not verified",
         file: "crates/segstore/src/hydrate.rs",
-        from: "            file.verify(&*self.disk)?;\n",
+        from: "        whole.verify_written()?;\n",
         to: "",
     },
     // That a copy voids what its history voids no world can notice: copies are made only by the history that
