@@ -249,23 +249,27 @@ fn announcement() -> Message {
     Message::Append(batch(1, LAST + 1, LAST + 1, record(LAST).meta.span))
 }
 
-#[test]
-fn a_wiped_node_copies_files_where_the_log_is_gone() {
-    let mut cluster = with_files();
-    let last = LAST;
+/// Wipes c1, and waits until it has everything again.
+fn rebuild_c1(cluster: &mut Cluster) {
     cluster.stop_node("c1");
     cluster.wipe("c1");
     cluster.start_node("c1");
     wait_for("it is full", || {
         let answer = cluster.connect("c1").call(&announcement());
         assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
-        cluster.report("c1").ok().filter(|report| report.full && report.scl == end(last))
+        cluster.report("c1").ok().filter(|report| report.full && report.scl == end(LAST))
     });
+}
+
+#[test]
+fn a_wiped_node_copies_files_where_the_log_is_gone() {
+    let mut cluster = with_files();
+    rebuild_c1(&mut cluster);
     let never = "sixfold_node_hydrations_total{role=\"node\",name=\"c1\"} 0";
     assert!(!cluster.metrics_text("c1").contains(never), "it was rebuilt without files");
     for block in 0..4 {
-        let rebuilt = read(&cluster, "c1", block, end(last));
-        assert_eq!(rebuilt, read(&cluster, "a1", block, end(last)));
+        let rebuilt = read(&cluster, "c1", block, end(LAST));
+        assert_eq!(rebuilt, read(&cluster, "a1", block, end(LAST)));
         assert!(rebuilt.is_ok_and(|page| page.len() > 400_000));
     }
 }
@@ -362,14 +366,7 @@ fn a_wiped_node_takes_no_block_of_a_file_that_is_rotten_at_its_peer() {
         page_files(&cluster, name).iter().for_each(|path| flip(path, 0.5));
         cluster.start_node(name);
     }
-    cluster.stop_node("c1");
-    cluster.wipe("c1");
-    cluster.start_node("c1");
-    wait_for("it is full", || {
-        let answer = cluster.connect("c1").call(&announcement());
-        assert!(answer.is_ok() || answer.is_err_and(|e| e.refusal().is_some()));
-        cluster.report("c1").ok().filter(|report| report.full && report.scl == end(LAST))
-    });
+    rebuild_c1(&mut cluster);
     for block in 0..4 {
         let rebuilt = read(&cluster, "c1", block, end(LAST));
         assert!(rebuilt.as_ref().is_ok_and(|page| page.len() > 400_000), "{rebuilt:?}");

@@ -178,6 +178,18 @@ pub struct NodeInfo {
     pub disk_full: bool,
 }
 
+impl NodeInfo {
+    /// What is wrong with a node that is heard, in a word: `full` or `suspect`.
+    #[must_use]
+    pub fn ailment(&self) -> Option<&'static str> {
+        match (self.disk_full, self.suspect_ms) {
+            (true, _) => Some("full"),
+            (false, Some(_)) => Some("suspect"),
+            (false, None) => None,
+        }
+    }
+}
+
 /// Wish for a node's duty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetDuty {

@@ -55,12 +55,7 @@ impl From<&NodeInfo> for Node {
             name: info.name.to_string(),
             az: info.az.to_string(),
             address: info.address.clone(),
-            state: match (heard, info.disk_full, info.suspect_ms) {
-                (false, ..) => "silent",
-                (true, true, _) => "full",
-                (true, false, Some(_)) => "suspect",
-                (true, false, None) => "up",
-            },
+            state: if heard { info.ailment().unwrap_or("up") } else { "silent" },
             duty: info.duty,
             segments: info.segments,
             filling: info.filling,

@@ -42,7 +42,7 @@ pub(crate) fn deployment(address: &str, volume: &str) -> anyhow::Result<Report> 
         pid: Some(node.pid),
         address: node.address.clone(),
         state: match heard(node.seen_ms_ago) {
-            state if state == "running" => ailment(node).unwrap_or("running").to_owned(),
+            state if state == "running" => node.ailment().unwrap_or("running").to_owned(),
             state => state,
         },
     }));
@@ -56,15 +56,6 @@ pub(crate) fn deployment(address: &str, volume: &str) -> anyhow::Result<Report> 
     }));
     let instances = status.instances.iter().map(instance_line).collect();
     Ok(assemble(Some(&status), &answers, volume, processes, instances))
-}
-
-/// What is wrong with a node that runs.
-fn ailment(node: &NodeInfo) -> Option<&'static str> {
-    match (node.disk_full, node.suspect_ms) {
-        (true, _) => Some("full"),
-        (false, Some(_)) => Some("suspect"),
-        (false, None) => None,
-    }
 }
 
 fn heard(seen_ms_ago: Option<u64>) -> String {
@@ -90,7 +81,7 @@ pub(crate) fn development(layout: &Layout, saved: &Saved, volume: &str) -> Repor
         cluster.map(|cluster| ask_nodes(cluster, addresses.collect())).unwrap_or_default();
     let ailment = |name: &str| {
         let mut nodes = status.iter().flat_map(|status| &status.nodes);
-        nodes.find(|node| node.name.as_str() == name).and_then(ailment)
+        nodes.find(|node| node.name.as_str() == name).and_then(NodeInfo::ailment)
     };
     let processes = member::all(saved).map(|member| {
         let process = member.process(layout);
