@@ -5,20 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use env::{DiskError, MemDisk, Operation};
 use protocol::{Asker, Input, Output, Rules, Segment};
-use segstore::{Chain, Export, Install, Options, Store, StoreError};
+use segstore::{Export, Install, Options, Store, StoreError};
 use types::{
     GroupId, History, Incarnation, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId, Span,
 };
 use wire::{Message, PageAnswer, Refusal, SegmentReport, SegmentSpec};
 
 use crate::disks::Promise;
+use crate::neighbour::{self, Neighbour};
 use crate::net::End;
 use crate::rng::Rng;
-use crate::storage::{Entries, Storage};
+use crate::storage::{Entries, Storage, chain};
 use crate::world::VOLUME;
-
-/// Bytes that a `Fill` carries, about: few, so that catching up takes several.
-const FILL_BYTES_MAX: usize = 1500;
 
 /// Who waits for an answer: where to, and about which group.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +95,8 @@ pub struct Node<R: Rules> {
     copying: BTreeMap<GroupId, Copying>,
     routes: BTreeMap<Asker, Route>,
     asked: Asker,
+    /// A segment of another volume on the same store, in worlds that have those.
+    pub neighbour: Option<Neighbour>,
 }
 
 impl<R: Rules> Node<R> {
@@ -123,6 +123,7 @@ impl<R: Rules> Node<R> {
             copying: BTreeMap::new(),
             routes: BTreeMap::new(),
             asked: 0,
+            neighbour: None,
         };
         node.storage.start()?;
         Ok(node)
@@ -237,6 +238,7 @@ impl<R: Rules> Node<R> {
         self.storage = blank_disk(self.name, self.life, &self.options);
         self.disk_life = self.life;
         self.orders.values_mut().for_each(|spec| spec.fresh = false);
+        self.neighbour.iter_mut().for_each(Neighbour::wiped);
         self.whole.clear();
         self.unnoted.clear();
     }
@@ -251,7 +253,7 @@ impl<R: Rules> Node<R> {
         }
         let restored = self.storage.start()?;
         self.up = true;
-        for told in restored {
+        for told in neighbour::greet(&mut self.neighbour, self.storage.store(), restored) {
             let (group, held) = (told.spec.group(), told.held);
             let since = told.spec.since(self.name);
             // A damaged manifest no longer says whose copy it was.
@@ -470,6 +472,10 @@ impl<R: Rules> Node<R> {
     pub fn begin_write(&mut self) -> bool {
         let begins = self.writing.is_none() && !self.waiting.entries.is_empty();
         if begins {
+            let trouble = self.storage.is_stopped();
+            if let Some((neighbour, store)) = self.neighbour.as_mut().zip(self.storage.store()) {
+                neighbour.write(self.name, store, &mut self.waiting.entries, trouble);
+            }
             self.writing = Some(std::mem::take(&mut self.waiting));
         }
         begins
@@ -486,6 +492,9 @@ impl<R: Rules> Node<R> {
             self.writing = Some(write);
             return Err(error);
         }
+        if let Some(neighbour) = &mut self.neighbour {
+            neighbour.written(store, &write.entries);
+        }
         for (group, seq) in write.last {
             self.input(group, Input::Persisted { seq }, effects);
         }
@@ -497,7 +506,10 @@ impl<R: Rules> Node<R> {
     /// # Errors
     /// The store's.
     pub fn work(&self) -> Result<(), StoreError> {
-        self.storage.store().map_or(Ok(()), |store| store.background().map(drop))
+        let Some(store) = self.storage.store() else { return Ok(()) };
+        store.background()?;
+        self.neighbour.iter().for_each(|neighbour| neighbour.check(store));
+        Ok(())
     }
 
     /// Moves what is durable of every segment from the log into files.
@@ -506,6 +518,7 @@ impl<R: Rules> Node<R> {
     /// The store's.
     pub fn flush(&self) -> Result<(), StoreError> {
         let Some(store) = self.storage.store() else { return Ok(()) };
+        self.neighbour.iter().for_each(|neighbour| neighbour.flush(store));
         self.copies.keys().try_for_each(|group| store.flush_segment(segment_id(*group)).map(drop))
     }
 
@@ -579,19 +592,4 @@ fn segment_id(group: GroupId) -> SegmentId {
 fn blank_disk(name: NodeId, life: u64, options: &Options) -> Storage {
     let number = name.as_str().bytes().fold(life, |number, byte| number << 8 | u64::from(byte));
     Storage::blank(name, Incarnation(number.into()), options.clone())
-}
-
-fn chain(
-    store: &Store,
-    segment: SegmentId,
-    report: SegmentReport,
-    (after, upto): (Lsn, Lsn),
-) -> Message {
-    match store.read_chain(segment, after, upto, FILL_BYTES_MAX) {
-        Ok(Chain::Batches(batches)) => Message::Fill { segment, report, batches },
-        Ok(Chain::Forgotten(horizon)) => {
-            Message::Refused(Refusal::Forgotten { horizon, asked: after })
-        }
-        Err(error) => Message::Refused(error.refusal(after)),
-    }
 }

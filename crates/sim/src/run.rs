@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use protocol::Rules;
 
+use crate::neighbour::Neighbour;
 use crate::net::End;
 use crate::options::Options;
 use crate::oracle::Violation;
@@ -122,6 +123,27 @@ pub fn run_slow<R: Rules>(seed: u64) -> Result<Outcome, Box<Failure>> {
         slowed(world)?;
         settle(world)
     })
+}
+
+/// Runs a seed in whose world each node holds a segment of another volume, too, with all faults but disks that
+/// lose something without a word; with what happened, how many of those volumes were deleted.
+///
+/// # Errors
+/// The first broken promise, or invariant.
+pub fn run_neighbours<R: Rules>(seed: u64) -> Result<(Outcome, u64), Box<Failure>> {
+    let mut rng = Rng::new(seed);
+    let options =
+        Options { rot: 0, misdirections: 0, lost_writes: 0, images: 0, ..Options::of(&mut rng) };
+    let mut deletions = 0;
+    let mut world = world::<R>(seed, rng, options, false)?;
+    world.nodes.iter_mut().for_each(|node| node.neighbour = Some(Neighbour::default()));
+    let outcome = guarded(seed, world, |world| {
+        phases(world)?;
+        let neighbours = world.nodes.iter().filter_map(|node| node.neighbour.as_ref());
+        deletions = neighbours.map(|neighbour| neighbour.deletions).sum();
+        Ok(())
+    })?;
+    Ok((outcome, deletions))
 }
 
 /// Simulated time in which writing with and without slow nodes is compared.

@@ -5,13 +5,17 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use env::{Disk as _, DiskError, MemDisk, Mode, Operation, Survive, recipes};
-use segstore::{Identity, LogEntry, Options, RestoredSegment, Store, StoreError};
-use types::{ClusterId, Engine, Incarnation, NodeId, SegmentId};
+use segstore::{Chain, Identity, LogEntry, Options, RestoredSegment, Store, StoreError};
+use types::{ClusterId, Engine, Incarnation, Lsn, NodeId, SegmentId};
+use wire::{Message, Refusal, SegmentReport};
 
 use crate::engine::Digest;
 use crate::rng::Rng;
 
 static ENGINE: LazyLock<Arc<dyn Engine>> = LazyLock::new(|| Arc::new(Digest));
+
+/// Bytes that a `Fill` carries, about: few, so that catching up takes several.
+const FILL_BYTES_MAX: usize = 1500;
 
 /// Entries of a node's segments, in the order in which they are to be durable.
 pub type Entries = Vec<(SegmentId, LogEntry)>;
@@ -145,5 +149,21 @@ impl Storage {
         };
         self.disk = self.disk.crash(survive);
         self.apply();
+    }
+}
+
+/// What a store's log gives a peer that pulls.
+pub fn chain(
+    store: &Store,
+    segment: SegmentId,
+    report: SegmentReport,
+    (after, upto): (Lsn, Lsn),
+) -> Message {
+    match store.read_chain(segment, after, upto, FILL_BYTES_MAX) {
+        Ok(Chain::Batches(batches)) => Message::Fill { segment, report, batches },
+        Ok(Chain::Forgotten(horizon)) => {
+            Message::Refused(Refusal::Forgotten { horizon, asked: after })
+        }
+        Err(error) => Message::Refused(error.refusal(after)),
     }
 }

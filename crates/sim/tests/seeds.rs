@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::Sound;
-use sim::run::{Counts, run, run_interrupted, run_slow};
+use sim::run::{Counts, run, run_interrupted, run_neighbours, run_slow};
 
 /// Plays `seeds` on two threads; what each comes to is handed to `add`.
 fn play<T: Send>(seeds: u64, play: impl Fn(u64) -> T + Sync, add: impl FnMut(T) + Send) {
@@ -72,4 +72,19 @@ fn two_slow_members_of_six_slow_neither_writing_nor_an_opening() {
         }
     };
     play(100, slow, |()| {});
+}
+
+#[test]
+fn another_volume_on_every_node_is_kept_and_deleted_whatever_happens_to_the_first() {
+    let (mut deletions, mut counts) = (0, Counts::default());
+    let sound = |seed| match run_neighbours::<Sound>(seed) {
+        Ok((outcome, deletions)) => (outcome.counts, deletions),
+        Err(failure) => panic!("{failure:#?}"),
+    };
+    play(300, sound, |(one, deleted)| {
+        counts += one;
+        deletions += deleted;
+    });
+    assert!(counts.promised > 15_000, "the seeds hardly write anything: {counts}");
+    assert!(deletions > 1_000, "{deletions} volumes were deleted");
 }
