@@ -64,7 +64,7 @@ fn finish(cluster: &Cluster, ledger: Ledger) -> Result<()> {
 
 #[test]
 fn a_node_that_is_heard_but_acknowledges_nothing_is_suspect_and_then_replaced() -> Result<()> {
-    let (cluster, ledger) = cluster(&["--spares", "--replace-slow-after", "10"])?;
+    let (cluster, ledger) = cluster(&["--spares", "--replace-slow-after", "30"])?;
     let Some(held) = hold(&cluster, "b1", "log", 0)? else { return Ok(()) };
     wait_for(&cluster, "b1", "b1 is suspect", |node| node["state"] == "suspect")?;
     let status = cluster.status()?;
