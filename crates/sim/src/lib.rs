@@ -13,7 +13,7 @@ pub mod instance;
 mod members;
 pub mod neighbour;
 mod nemesis;
-mod net;
+pub mod net;
 pub mod node;
 pub mod options;
 pub mod oracle;

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use protocol::LogEntry;
-use segstore::{RestoredSegment, Store};
+use segstore::{RestoredSegment, Store, StoreError};
 use types::{
     Epoch, EpochStart, GroupId, History, Holder, Lsn, MembershipEpoch, NodeId, PageKey, SegmentId,
     Span, Timeline, VolumeId,
@@ -45,20 +45,26 @@ pub struct Neighbour {
 
 /// Hands the segments that a restart found, but not the world's own, to the node's neighbour; the rest.
 ///
+/// # Errors
+/// The store's.
+///
 /// # Panics
 /// When something is missing there, or is back.
 pub fn greet(
     neighbour: &mut Option<Neighbour>,
     store: Option<&Store>,
     restored: Vec<RestoredSegment>,
-) -> Vec<RestoredSegment> {
-    let Some((neighbour, store)) = neighbour.as_mut().zip(store) else { return restored };
+) -> Result<Vec<RestoredSegment>, StoreError> {
+    let Some((neighbour, store)) = neighbour.as_mut().zip(store) else { return Ok(restored) };
     let own = |told: &RestoredSegment| told.spec.segment.volume == VOLUME;
     let (own, others): (Vec<_>, Vec<_>) = restored.into_iter().partition(own);
-    let found = others.iter().filter(|told| neighbour.found(told, store)).count();
-    neighbour.all_found(found > 0);
+    let mut found = false;
+    for told in &others {
+        found |= neighbour.found(told, store)?;
+    }
+    neighbour.all_found(found);
     neighbour.check(store);
-    own
+    Ok(own)
 }
 
 impl Neighbour {
@@ -73,29 +79,38 @@ impl Neighbour {
 
     /// One more record to be written with what else is; an old volume makes room for a new one first. `trouble`:
     /// the disk is full or fails.
-    pub fn write(&mut self, node: NodeId, store: &Store, entries: &mut Entries, trouble: bool) {
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn write(
+        &mut self,
+        node: NodeId,
+        store: &Store,
+        entries: &mut Entries,
+        trouble: bool,
+    ) -> Result<(), StoreError> {
         if self.made >= LIFE * (1 + self.number % 4) {
-            self.delete(store, entries, trouble);
+            self.delete(store, trouble)?;
         }
-        // What is refused now is tried again with the next write.
         if !self.lodged {
-            self.lodged = store.add_segment(&self.spec(node), &state()).is_ok();
+            store.add_segment(&self.spec(node), &state())?;
+            self.lodged = true;
         }
-        if self.lodged {
-            entries.push((self.segment(), LogEntry::Batch(self.batch())));
-            self.made += 1;
-        }
+        entries.push((self.segment(), LogEntry::Batch(self.batch())));
+        self.made += 1;
+        Ok(())
     }
 
-    fn delete(&mut self, store: &Store, entries: &mut Entries, trouble: bool) {
+    fn delete(&mut self, store: &Store, trouble: bool) -> Result<(), StoreError> {
         let segment = self.segment();
-        entries.retain(|(id, _)| *id != segment);
-        if store.drop_segment(segment).is_err() || trouble {
-            self.unsure.push(segment);
+        let dropped = store.drop_segment(segment);
+        let mut unsure = std::mem::take(&mut self.unsure);
+        if dropped.is_err() || trouble {
+            unsure.push(segment);
         }
-        self.deletions += 1;
-        let (unsure, deletions) = (std::mem::take(&mut self.unsure), self.deletions);
-        *self = Neighbour { number: self.number + 1, unsure, deletions, ..Neighbour::default() };
+        let (number, deletions) = (self.number + 1, self.deletions + 1);
+        *self = Neighbour { number, unsure, deletions, ..Neighbour::default() };
+        dropped
     }
 
     /// These entries are durable.
@@ -110,15 +125,16 @@ impl Neighbour {
     /// A segment found at a restart, not one of the world's own: this volume's goes on (true), another
     /// is gone.
     ///
+    /// # Errors
+    /// The store's.
+    ///
     /// # Panics
     /// When something durable is missing, or something deleted is back.
-    fn found(&mut self, told: &RestoredSegment, store: &Store) -> bool {
+    fn found(&mut self, told: &RestoredSegment, store: &Store) -> Result<bool, StoreError> {
         let id = told.spec.segment;
         if id != self.segment() {
             assert!(self.unsure.contains(&id), "{id} was deleted and is back");
-            // On a disk still in trouble it is tried again at the next start.
-            drop(store.drop_segment(id));
-            return false;
+            return store.drop_segment(id).map(|()| false);
         }
         assert!(told.damage.is_none(), "{id}: {:?}", told.damage);
         let last = told.held.last().map_or(told.flushed, |part| part.meta.span.end);
@@ -127,7 +143,7 @@ impl Neighbour {
         assert!(held <= self.made, "{id} has {held} records, {} were made", self.made);
         (self.made, self.durable, self.lodged) = (held, held, true);
         store.advance(id, &self.report());
-        true
+        Ok(true)
     }
 
     /// The restart is over.
@@ -142,10 +158,13 @@ impl Neighbour {
     }
 
     /// Moves what is durable into files.
-    pub fn flush(&self, store: &Store) {
-        if self.durable > 0 {
-            // A disk in trouble refuses; its log has everything.
-            drop(store.flush_segment(self.segment()));
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        match self.lodged {
+            true => store.flush_segment(self.segment()).map(drop),
+            false => Ok(()),
         }
     }
 
@@ -236,7 +255,7 @@ fn state() -> protocol::SegmentState {
     let first = EpochStart { epoch: Epoch(1), begins: Lsn::ZERO, timeline: Timeline(1) };
     protocol::SegmentState {
         sealed: Epoch(1),
-        history: History::new(vec![first]).unwrap_or_default(),
+        history: History::new(vec![first]).expect("one epoch ascends"),
         membership: MembershipEpoch::FIRST,
         full: true,
         ..Default::default()

@@ -253,7 +253,7 @@ impl<R: Rules> Node<R> {
         }
         let restored = self.storage.start()?;
         self.up = true;
-        for told in neighbour::greet(&mut self.neighbour, self.storage.store(), restored) {
+        for told in neighbour::greet(&mut self.neighbour, self.storage.store(), restored)? {
             let (group, held) = (told.spec.group(), told.held);
             let since = told.spec.since(self.name);
             // A damaged manifest no longer says whose copy it was.
@@ -469,16 +469,19 @@ impl<R: Rules> Node<R> {
     }
 
     /// Begins to write what waits, unless a write is under way; false when there is nothing to begin.
-    pub fn begin_write(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_write(&mut self) -> Result<bool, StoreError> {
         let begins = self.writing.is_none() && !self.waiting.entries.is_empty();
         if begins {
             let trouble = self.storage.is_stopped();
             if let Some((neighbour, store)) = self.neighbour.as_mut().zip(self.storage.store()) {
-                neighbour.write(self.name, store, &mut self.waiting.entries, trouble);
+                neighbour.write(self.name, store, &mut self.waiting.entries, trouble)?;
             }
             self.writing = Some(std::mem::take(&mut self.waiting));
         }
-        begins
+        Ok(begins)
     }
 
     /// The write under way is done: its entries are durable.
@@ -518,7 +521,7 @@ impl<R: Rules> Node<R> {
     /// The store's.
     pub fn flush(&self) -> Result<(), StoreError> {
         let Some(store) = self.storage.store() else { return Ok(()) };
-        self.neighbour.iter().for_each(|neighbour| neighbour.flush(store));
+        self.neighbour.iter().try_for_each(|neighbour| neighbour.flush(store))?;
         self.copies.keys().try_for_each(|group| store.flush_segment(segment_id(*group)).map(drop))
     }
 

@@ -362,20 +362,27 @@ impl<R: Rules> World<R> {
             return Ok(());
         }
         self.carry_out(node, effects)?;
-        self.want_write(node);
+        self.want_write(node)?;
         self.work(node)
     }
 
     /// Begins to write when something waits and no write is under way.
-    fn want_write(&mut self, node: usize) {
-        let state = &mut self.nodes[node];
-        if state.begin_write() {
-            let life = state.life;
+    fn want_write(&mut self, node: usize) -> Result<(), Violation> {
+        let life = self.nodes[node].life;
+        let begun = self.nodes[node].begin_write();
+        let Some(begun) = self.stored(node, begun)? else {
+            // It tries again, unless its process has ended.
+            let delay = self.rng.between(1_000, 20_000);
+            self.schedule(delay, Happening::Written { node, life });
+            return Ok(());
+        };
+        if begun {
             let slow = if self.nodes[node].slow_until > self.now { 40 } else { 1 };
             let delay = slow * self.rng.between(50, self.options.sync_micros.max(60));
             let delay = if self.net.is_slow(End::Node(node)) { SLOW_SYNC_MICROS } else { delay };
             self.schedule(delay, Happening::Written { node, life });
         }
+        Ok(())
     }
 
     /// Background work has its chance.
@@ -437,7 +444,7 @@ impl<R: Rules> World<R> {
             }
         }
         if wrote {
-            self.want_write(node);
+            self.want_write(node)?;
         }
         Ok(())
     }
